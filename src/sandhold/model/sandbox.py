@@ -1,0 +1,77 @@
+"""What the user names, lists and stops."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import PurePosixPath
+
+SANDBOX_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+
+
+class Isolation(StrEnum):
+    """The kind of cell."""
+
+    NAMESPACES = "namespaces"
+    MICROVM = "microvm"
+
+
+class Status(StrEnum):
+    """Asked of the host at each look, never stored. `lost`: its session was killed and nobody has cleaned up yet."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A folder of the host that the sandbox sees at the same absolute path."""
+
+    path: PurePosixPath
+    is_read_only: bool
+
+    def __str__(self) -> str:
+        return f"{self.path}:ro" if self.is_read_only else str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a sandbox may use; None is no limit of its own. `memory` is in bytes."""
+
+    cpus: float | None
+    memory: int | None
+    pids: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A sandbox as it was created. `created_at` is in seconds since the epoch; `environment` is what `-e` gave.
+
+    `slot` numbers sandboxes of one installation for good: ranges of user ids are cut by it. The first mount is the
+    workspace.
+    """
+
+    name: str
+    agent: str
+    isolation: Isolation
+    template: str
+    mounts: tuple[Mount, ...]
+    limits: Limits
+    environment: tuple[tuple[str, str], ...]
+    slot: int
+    created_at: float
+
+    @property
+    def workspace(self) -> PurePosixPath:
+        """The folder the agent starts in."""
+        return self.mounts[0].path
+
+
+def is_sandbox_name(text: str) -> bool:
+    """Whether the text may name a sandbox: `[a-z0-9][a-z0-9_.-]{0,62}`."""
+    return SANDBOX_NAME.fullmatch(text) is not None

@@ -1,0 +1,74 @@
+"""Where sandhold keeps things on the host; none of it is ever visible inside a sandbox.
+
+Follows the XDG Base Directory specification: state (database, audit trail, authority, sandboxes), data (templates) and
+configuration (the user's own agents).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+APPLICATION = "sandhold"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The three folders everything lives under."""
+
+    state: Path
+    data: Path
+    config: Path
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Paths:
+        """Read `XDG_STATE_HOME`, `XDG_DATA_HOME`, `XDG_CONFIG_HOME` and `HOME`; relative values are ignored, as the
+        specification demands."""
+        home = Path(environ.get("HOME") or "/")
+
+        def folder(variable: str, default: str) -> Path:
+            value = environ.get(variable, "")
+            return (Path(value) if value.startswith("/") else home / default) / APPLICATION
+
+        return cls(
+            state=folder("XDG_STATE_HOME", ".local/state"),
+            data=folder("XDG_DATA_HOME", ".local/share"),
+            config=folder("XDG_CONFIG_HOME", ".config"),
+        )
+
+    @property
+    def database(self) -> Path:
+        """The SQLite database of sandboxes and local rules."""
+        return self.state / "sandhold.db"
+
+    @property
+    def trails(self) -> Path:
+        """The folder of audit trails: one append-only file per sandbox, kept when the sandbox is deleted."""
+        return self.state / "audit"
+
+    @property
+    def host_trail(self) -> Path:
+        """The trail of policy changes; its name cannot be a sandbox's, which never starts with `_`."""
+        return self.trails / "_policy.jsonl"
+
+    def trail(self, sandbox: str) -> Path:
+        """The audit trail of one sandbox."""
+        return self.trails / f"{sandbox}.jsonl"
+
+    @property
+    def authority(self) -> Path:
+        """The folder of this installation's certificate authority."""
+        return self.state / "authority"
+
+    def sandbox(self, name: str) -> Path:
+        """The folder of one sandbox: its writable layer, its session's lock, socket and log."""
+        return self.state / "sandboxes" / name
+
+    @property
+    def templates(self) -> Path:
+        """The folder of templates, one folder each."""
+        return self.data / "templates"

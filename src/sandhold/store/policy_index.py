@@ -1,0 +1,51 @@
+"""The stored policy as egress enforces it: an index that is always there, and denies everything when it must."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from sandhold.errors import SbxError
+from sandhold.model.rule import Generation
+from sandhold.policy.decide import unreadable_policy
+from sandhold.policy.index import PolicyIndex
+from sandhold.store.database import read_only
+from sandhold.store.rules import generation, load_policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sandhold.model.rule import Rule
+    from sandhold.store.database import Database
+
+NO_GENERATION = Generation(0)
+"""Stands where not even the number of the generation could be read."""
+
+
+def load_index(database: Database, sandbox: str | None, agent_rules: tuple[Rule, ...] = ()) -> PolicyIndex:
+    """Arrange the policy for one sandbox; one that cannot be read denies everything with `POLICY_UNREADABLE`."""
+    try:
+        return PolicyIndex(load_policy(database, agent_rules), sandbox)
+    except SbxError:
+        return unreadable_policy(_generation_or_none(database))
+
+
+def read_index(path: Path, sandbox: str | None, agent_rules: tuple[Rule, ...] = ()) -> PolicyIndex:
+    """Open the database, arrange the policy, close it again: what a running session calls on `--now`.
+
+    A database that cannot be opened, or is gone, denies everything too.
+    """
+    try:
+        if not path.is_file():
+            return unreadable_policy(NO_GENERATION)
+        with closing(read_only(path)) as database:
+            return load_index(database, sandbox, agent_rules)
+    except SbxError:
+        return unreadable_policy(NO_GENERATION)
+
+
+def _generation_or_none(database: Database) -> Generation:
+    try:
+        return generation(database)
+    except SbxError:
+        return NO_GENERATION

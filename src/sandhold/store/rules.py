@@ -1,0 +1,293 @@
+"""Local rules and posture: what the user changed, kept so that nothing half-written is ever enforced.
+
+Rules (product contract, section 3; threats M07 to M10, M16):
+
+1. Every change is one transaction and makes exactly one new generation; of two at once, both count.
+2. A change is put on record before it is committed; one that cannot be recorded does not happen.
+3. A resource is parsed when it is added, and a rule that cannot be enforced exactly as written is refused.
+4. It is parsed again when it is read. One row that does not parse makes the whole policy unreadable, because the row
+   could be a deny; an unreadable policy denies everything.
+5. Default groups are not rows and cannot be removed.
+6. An expired rule stays listed, matching nothing, until the next change drops it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import uuid
+from dataclasses import dataclass
+from importlib import resources as package_files
+from typing import TYPE_CHECKING, Final
+
+from sandhold.errors import EXIT_USAGE, SbxError
+from sandhold.model.event import PolicyChanged
+from sandhold.model.rule import Effect, Generation, Origin, Policy, Posture, Rule, RuleId
+from sandhold.policy.presets import parse_presets
+from sandhold.policy.syntax import RuleSyntaxError, parse_resource
+from sandhold.store.database import snapshot, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandhold.model.event import EventId
+    from sandhold.store.database import Database
+
+LOCAL: Final = "local:"
+RESOURCES_MAX: Final = 1000  # of one change: its record names each one and stays a line that `verify` reads at once
+
+_Row = tuple[str, str, str, str | None, float | None]
+
+
+class PolicyUnreadableError(SbxError):
+    """The stored policy is not one that can be enforced exactly; until it is mended, everything is denied."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"the policy cannot be read, so everything is denied: {problem}",
+            hint="`sbx policy reset` removes every local rule and goes back to `balanced`",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Editor:
+    """Who changes the policy, and how that gets on record.
+
+    `actor` is the host's user name, `event` the id of the record. `record` is called inside the transaction, just
+    before it is committed; when it raises, nothing has changed.
+    """
+
+    actor: str
+    event: EventId
+    now: float
+    record: Callable[[PolicyChanged], None]
+
+
+def load_policy(database: Database, agent_rules: tuple[Rule, ...] = ()) -> Policy:
+    """Read the whole policy as it is at one moment: default groups, then the agent's rules, then local ones in order.
+
+    Raises:
+        PolicyUnreadableError: when any part of it is missing or does not parse.
+        SbxError: when the database cannot be read.
+    """
+    with snapshot(database):
+        number, posture = _state(database)
+        rows = _local_rows(database)
+    return Policy(number, posture, (*preset_rules(), *agent_rules, *map(_parse_row, rows)))
+
+
+def preset_rules() -> tuple[Rule, ...]:
+    """Return the rules of the default groups, from the file that is part of this package.
+
+    Raises:
+        PolicyUnreadableError: when the file is missing or does not parse.
+    """
+    try:
+        return parse_presets(package_files.files("sandhold.policy").joinpath("presets.toml").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolicyUnreadableError(f"the default groups cannot be read: {error}") from error
+
+
+def generation(database: Database) -> Generation:
+    """Return the number of the current generation.
+
+    Raises:
+        PolicyUnreadableError: when there is none.
+    """
+    with snapshot(database):
+        return _state(database)[0]
+
+
+def add_rules(
+    database: Database,
+    editor: Editor,
+    effect: Effect,
+    resources: Sequence[str],
+    *,
+    sandbox: str | None = None,
+    expires_at: float | None = None,
+) -> PolicyChanged:
+    """Add one rule for each resource; `rules` of the change are their ids, in the order of the resources.
+
+    Raises:
+        SbxError: when a resource cannot be enforced exactly as written, or the database is unusable.
+    """
+    _check_resources(resources, effect)
+    if expires_at is not None and not expires_at > editor.now:
+        raise SbxError("the rule would have expired already", status=EXIT_USAGE)
+    ids = tuple(RuleId(f"{LOCAL}{uuid.uuid4()}") for _ in resources)
+    with transaction(database):
+        database.executemany(
+            "INSERT INTO rules (id, effect, resource, sandbox, expires_at, created_at) VALUES (?,?,?,?,?,?)",
+            [
+                (each, effect.value, resource, sandbox, expires_at, editor.now)
+                for each, resource in zip(ids, resources, strict=True)
+            ],
+        )
+        made = _next_generation(database, editor.now)
+        change = PolicyChanged(
+            editor.event, effect.value, editor.actor, made, tuple(resources), ids, sandbox, expires_at
+        )
+        editor.record(change)
+    return change
+
+
+def remove_rule(database: Database, editor: Editor, rule: str) -> PolicyChanged:
+    """Remove one local rule by its id, with or without `local:`.
+
+    Raises:
+        SbxError: when it is the name of a default group (with the deny rule that has the wanted effect), or no local
+            rule has that id (with the closest).
+    """
+    _refuse_default_group(rule)
+    wanted = RuleId(LOCAL + rule.lower().removeprefix(LOCAL))
+    with transaction(database):
+        rows = _local_rows(database)
+        found = [row for row in rows if row[0] == wanted]
+        if not found:
+            raise _unknown(f"no local rule has the id `{rule}`", wanted, [row[0] for row in rows])
+        return _remove(database, editor, found)
+
+
+def remove_by_resource(database: Database, editor: Editor, resource: str, sandbox: str | None = None) -> PolicyChanged:
+    """Remove every local rule for that resource, however it is spelt, in that scope (None: those for every sandbox).
+
+    Raises:
+        SbxError: when no local rule has it; when a default group has it, with the deny rule that has the wanted effect.
+    """
+    with transaction(database):
+        rows = [row for row in _local_rows(database) if row[3] == sandbox]
+        found = [row for row in rows if _same_resource(row, resource)]
+        if not found:
+            _refuse_default_resource(resource)
+            scope = "for every sandbox" if sandbox is None else f"for `{sandbox}`"
+            raise _unknown(f"no local rule {scope} has the resource `{resource}`", resource, [row[2] for row in rows])
+        return _remove(database, editor, found)
+
+
+def set_posture(database: Database, editor: Editor, posture: Posture) -> PolicyChanged:
+    """Say what holds where no rule matches; local rules stay. The record's only resource is the posture."""
+    with transaction(database):
+        database.execute("UPDATE policy SET posture = ?", (posture.value,))
+        made = _next_generation(database, editor.now)
+        change = PolicyChanged(editor.event, "init", editor.actor, made, (posture.value,), (), None)
+        editor.record(change)
+    return change
+
+
+def reset(database: Database, editor: Editor) -> PolicyChanged:
+    """Remove every local rule and go back to `balanced`; this also mends a policy that cannot be read."""
+    with transaction(database):
+        # As bytes: a text that is no UTF-8 is one of the things to be mended.
+        rows = database.execute(
+            "SELECT CAST(id AS BLOB), CAST(resource AS BLOB) FROM rules ORDER BY position"
+        ).fetchall()
+        ids = tuple(RuleId(identifier.decode(errors="replace")) for identifier, _ in rows)
+        resources = tuple(resource.decode(errors="replace") for _, resource in rows)
+        database.execute("DELETE FROM rules")
+        database.execute("INSERT OR IGNORE INTO policy (only, generation, posture) VALUES (1, 0, '')")
+        database.execute("UPDATE policy SET posture = ?", (Posture.BALANCED.value,))
+        made = _next_generation(database, editor.now)
+        change = PolicyChanged(editor.event, "reset", editor.actor, made, resources, ids, None)
+        editor.record(change)
+    return change
+
+
+def _check_resources(resources: Sequence[str], effect: Effect) -> None:
+    if not resources:
+        raise SbxError("no resource is named", hint="for example `example.com` or `10.0.0.0/8:22`", status=EXIT_USAGE)
+    if len(resources) > RESOURCES_MAX:
+        raise SbxError(f"more than {RESOURCES_MAX} resources in one change", status=EXIT_USAGE)
+    for resource in resources:
+        try:
+            parse_resource(resource, effect)
+        except RuleSyntaxError as error:
+            raise SbxError(f"`{resource}` cannot be a rule: {error}", hint=error.hint, status=EXIT_USAGE) from error
+
+
+def _state(database: Database) -> tuple[Generation, Posture]:
+    rows = database.execute("SELECT generation, posture FROM policy").fetchall()
+    if len(rows) != 1:
+        raise PolicyUnreadableError("the posture is missing")
+    number, posture = rows[0]
+    if number < 1:
+        raise PolicyUnreadableError(f"{number} is the number of no generation")
+    if posture not in set(Posture):
+        raise PolicyUnreadableError(f"`{posture}` is no posture that this version knows")
+    return Generation(number), Posture(posture)
+
+
+def _local_rows(database: Database) -> list[_Row]:
+    return database.execute("SELECT id, effect, resource, sandbox, expires_at FROM rules ORDER BY position").fetchall()
+
+
+def _parse_row(row: _Row) -> Rule:
+    identifier, effect_text, resource, sandbox, expires_at = row
+    try:
+        effect = Effect(effect_text)
+        pattern, ports = parse_resource(resource, effect)
+    except ValueError as error:
+        raise PolicyUnreadableError(f"the rule `{identifier}` cannot be enforced: {error}") from error
+    return Rule(RuleId(identifier), identifier, effect, pattern, ports, resource, sandbox, Origin.LOCAL, expires_at)
+
+
+def _next_generation(database: Database, now: float) -> Generation:
+    database.execute("DELETE FROM rules WHERE expires_at <= ?", (now,))
+    database.execute("UPDATE policy SET generation = generation + 1")
+    return _state(database)[0]
+
+
+def _remove(database: Database, editor: Editor, rows: Sequence[_Row]) -> PolicyChanged:
+    database.executemany("DELETE FROM rules WHERE id = ?", [(row[0],) for row in rows])
+    made = _next_generation(database, editor.now)
+    scopes = {row[3] for row in rows}
+    change = PolicyChanged(
+        editor.event,
+        "rm",
+        editor.actor,
+        made,
+        tuple(row[2] for row in rows),
+        tuple(RuleId(row[0]) for row in rows),
+        scopes.pop() if len(scopes) == 1 else None,
+    )
+    editor.record(change)
+    return change
+
+
+def _same_resource(row: _Row, resource: str) -> bool:
+    _, effect_text, stored, _, _ = row
+    if stored.strip() == resource.strip():
+        return True
+    try:
+        effect = Effect(effect_text)
+        return parse_resource(stored, effect) == parse_resource(resource, effect)
+    except ValueError:
+        return False
+
+
+def _refuse_default_group(name: str) -> None:
+    members = [rule for rule in preset_rules() if name in (rule.name, rule.id)]
+    if members:
+        raise SbxError(
+            f"`{name}` is a default group and cannot be removed",
+            hint=f"a deny rule overrides it: `sbx policy deny network {members[0].resource}`"
+            f" (`sbx policy ls` shows all {len(members)} resources)",
+        )
+
+
+def _refuse_default_resource(resource: str) -> None:
+    try:
+        pattern, _ = parse_resource(resource, Effect.ALLOW)
+    except RuleSyntaxError:
+        return
+    for rule in preset_rules():
+        if rule.pattern == pattern:
+            raise SbxError(
+                f"`{resource}` belongs to the default group `{rule.name}` and cannot be removed",
+                hint=f"a deny rule overrides it: `sbx policy deny network {resource}`",
+            )
+
+
+def _unknown(message: str, wanted: str, known: Sequence[str]) -> SbxError:
+    closest = difflib.get_close_matches(wanted, known, n=3)
+    meant = "did you mean " + " or ".join(f"`{each}`" for each in closest) if closest else "see `sbx policy ls`"
+    return SbxError(message, hint=meant)

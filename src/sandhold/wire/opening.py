@@ -1,0 +1,209 @@
+"""What a connection's first bytes say.
+
+1. Bytes 0x16 0x03 are TLS (RFC 8446 section 5.1): handshake records of version 0x0301 to 0x0304 with 1 to 16384 bytes
+   each, and nothing but one whole ClientHello in the first of them, which fills its last record. Anything else that
+   starts so is refused. What follows those records is not looked at.
+2. The 24 bytes of the HTTP/2 preface are HTTP/2 with prior knowledge; anything else that starts with its first line is
+   refused.
+3. A token of at most 32 characters, a space and text on one line with ` HTTP/` in it are HTTP/1, and so is a line that
+   starts with a registered method (HTTP/0.9 is refused, not opaque). It is read by the rules of `request_head`.
+4. `SSH-` and whatever can no longer become one of these is opaque, as soon as that is certain.
+5. No opening needs more than `OPENING_BYTES_MAX`; one that would is refused with its own reason.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sandhold.model.decision import Reason
+from sandhold.wire.client_hello import MalformedHelloError, parse_client_hello
+from sandhold.wire.fields import HEAD_BYTES_MAX, METHOD_CHARS_MAX, START_LINE_BYTES_MAX, TOKEN, MalformedHeadError
+from sandhold.wire.need_more import NEED_MORE, NeedMore
+from sandhold.wire.request_head import read_request_head
+
+if TYPE_CHECKING:
+    from sandhold.wire.client_hello import ClientHello
+    from sandhold.wire.request_head import RequestHead
+
+__all__ = [
+    "NEED_MORE",
+    "OPENING_BYTES_MAX",
+    "ConnectOpening",
+    "Http2Preface",
+    "HttpOpening",
+    "MalformedOpening",
+    "NeedMore",
+    "Opaque",
+    "Opening",
+    "TlsOpening",
+    "read_opening",
+]
+
+OPENING_BYTES_MAX: Final = HEAD_BYTES_MAX  # a buffer of this size is always decided
+RECORDS_MAX: Final = 128  # 64 KiB in the smallest fragments that TLS negotiates, 512 bytes (RFC 6066 section 4)
+RECORD_BYTES_MAX: Final = 2**14  # RFC 8446 section 5.1
+HELLO_BYTES_MAX: Final = OPENING_BYTES_MAX - RECORDS_MAX * 5  # post-quantum hellos have 2 kB, some 17 kB
+
+_HANDSHAKE: Final = 22
+_RECORD_HEADER_BYTES: Final = 5
+_RECORD_MINOR_VERSIONS: Final = range(1, 5)
+_CLIENT_HELLO: Final = 1
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_METHOD = re.compile(TOKEN)
+_TEXT = re.compile(rb"[\t -~]*")
+_REGISTERED_METHODS: Final = frozenset(
+    {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PRI"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOpening:
+    """A whole ClientHello; `consumed` bytes of the buffer held it. `hello.server_name` is None when none was sent."""
+
+    hello: ClientHello
+    consumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOpening:
+    """A whole HTTP/1 request head other than CONNECT; `consumed` bytes of the buffer held it."""
+
+    head: RequestHead
+    consumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectOpening:
+    """A whole HTTP/1 CONNECT head; `consumed` bytes of the buffer held it."""
+
+    head: RequestHead
+    consumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Http2Preface:
+    """HTTP/2 with prior knowledge and without TLS (RFC 9113 section 3.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """Certainly none of the others: SSH, a database, anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedOpening:
+    """TLS or HTTP that is refused; `detail` says why in our own words.
+
+    `reason` is `MALFORMED` or `OPENING_TOO_LARGE`; `status` is the answer where HTTP can be answered, None for TLS.
+    """
+
+    detail: str
+    reason: Reason = Reason.MALFORMED
+    status: int | None = None
+
+
+Opening = TlsOpening | HttpOpening | ConnectOpening | Http2Preface | Opaque | MalformedOpening
+
+
+def read_opening(buffer: bytes) -> Opening | NeedMore:
+    """Say what a connection's first bytes are; once it is not `NEED_MORE`, more bytes never change it."""
+    if not buffer:
+        return NEED_MORE
+    if buffer[0] == _HANDSHAKE:
+        if len(buffer) < 2:
+            return NEED_MORE
+        return _read_tls(buffer) if buffer[1] == 3 else Opaque()
+    if _PREFACE.startswith(buffer[: len(_PREFACE)]):
+        return Http2Preface() if len(buffer) >= len(_PREFACE) else NEED_MORE
+    return _read_text(buffer)
+
+
+def _read_tls(buffer: bytes) -> TlsOpening | MalformedOpening | NeedMore:
+    """Rule 1: put the fragments together until the ClientHello is whole."""
+    hello = bytearray()
+    position = 0
+    for _ in range(RECORDS_MAX):
+        header = buffer[position : position + _RECORD_HEADER_BYTES]
+        refusal = _check_record_header(header)
+        if refusal is not None:
+            return MalformedOpening(refusal)
+        if len(header) < _RECORD_HEADER_BYTES:
+            return NEED_MORE
+        size = int.from_bytes(header[3:5], "big")
+        position += _RECORD_HEADER_BYTES
+        hello_end = len(hello) + size
+        hello += buffer[position : position + size]
+        position += size
+        if hello and hello[0] != _CLIENT_HELLO:
+            return MalformedOpening("TLS does not start with a ClientHello")
+        if len(hello) >= 4:
+            wanted = 4 + int.from_bytes(hello[1:4], "big")
+            if wanted > HELLO_BYTES_MAX:
+                return MalformedOpening("the ClientHello is too large", Reason.OPENING_TOO_LARGE)
+            if hello_end > wanted:
+                return MalformedOpening("bytes behind the ClientHello in its record")
+            if len(hello) == wanted:
+                return _judge_hello(bytes(hello[4:]), position)
+        if len(hello) < hello_end:
+            return NEED_MORE
+    return MalformedOpening("the ClientHello is in too many records", Reason.OPENING_TOO_LARGE)
+
+
+def _check_record_header(header: bytes) -> str | None:
+    """Judge as much of a record header as there is; None is fine so far."""
+    if header and header[0] != _HANDSHAKE:
+        return "another record inside the ClientHello"
+    if len(header) >= 2 and header[1] != 3:
+        return "a TLS record of an unknown version"
+    if len(header) >= 3 and header[2] not in _RECORD_MINOR_VERSIONS:
+        return "a TLS record of an unknown version"
+    if len(header) == _RECORD_HEADER_BYTES and not 0 < int.from_bytes(header[3:5], "big") <= RECORD_BYTES_MAX:
+        return "a TLS record that is empty or too long"
+    return None
+
+
+def _judge_hello(body: bytes, consumed: int) -> TlsOpening | MalformedOpening:
+    try:
+        return TlsOpening(parse_client_hello(body), consumed)
+    except MalformedHelloError as error:
+        return MalformedOpening(str(error))
+
+
+def _read_text(buffer: bytes) -> HttpOpening | ConnectOpening | MalformedOpening | Opaque | NeedMore:
+    """Rules 2 to 5. Only the text before the first byte that is no text decides whether this is HTTP at all."""
+    window = buffer[: START_LINE_BYTES_MAX + 2]
+    match = _METHOD.match(window)
+    if match is None or len(match[0]) > METHOD_CHARS_MAX or window.startswith(b"SSH-"):
+        return Opaque()
+    method = match[0]
+    if len(method) == len(window):
+        return NEED_MORE
+    is_registered = method in _REGISTERED_METHODS
+    if window[len(method)] != ord(" "):
+        return MalformedOpening("no space behind the method", status=400) if is_registered else Opaque()
+    text_match = _TEXT.match(window)
+    assert text_match is not None
+    text = text_match[0]
+    ended_by = window[len(text) : len(text) + 1]
+    has_version = b" HTTP/" in text
+    if not has_version and ended_by:
+        return MalformedOpening("a request line without a version", status=400) if is_registered else Opaque()
+    if ended_by not in (b"", b"\r", b"\n"):
+        return MalformedOpening("a byte in the request line that belongs in no URI", status=400)
+    if ended_by or len(window) > START_LINE_BYTES_MAX + 1:
+        return _read_http(buffer)
+    return NEED_MORE
+
+
+def _read_http(buffer: bytes) -> HttpOpening | ConnectOpening | MalformedOpening | NeedMore:
+    try:
+        head = read_request_head(buffer)
+    except MalformedHeadError as error:
+        return MalformedOpening(str(error), error.reason, error.status)
+    if head is NEED_MORE:
+        return NEED_MORE
+    request, consumed = head
+    opening = ConnectOpening if request.method == "CONNECT" else HttpOpening
+    return opening(request, consumed)

@@ -164,6 +164,13 @@ def remove_by_resource(database: Database, editor: Editor, resource: str, sandbo
         return _remove(database, editor, found)
 
 
+def remove_scope(database: Database, editor: Editor, sandbox: str) -> PolicyChanged | None:
+    """Remove every local rule that is for one sandbox alone; None when there is none, and nothing has changed."""
+    with transaction(database):
+        rows = [row for row in _local_rows(database) if row[3] == sandbox]
+        return _remove(database, editor, rows) if rows else None
+
+
 def set_posture(database: Database, editor: Editor, posture: Posture) -> PolicyChanged:
     """Say what holds where no rule matches; local rules stay. The record's only resource is the posture."""
     with transaction(database):

@@ -5,7 +5,9 @@ Rules:
 1. A denied connection or request is a row at once. An allowed one is a row when it got its answer (`Established`) or
    ended (`Closed`), whichever comes first.
 2. A connection whose requests were recorded one by one is no row: its requests are.
-3. Packets that were dropped are a row, and blocked. So is a lookup that was denied, but only for those who ask for
+3. A permission that was taken back before anything was sent (the name turned out to have a forbidden address, say) has
+   a second, denying record: that one is the row.
+4. Packets that were dropped are a row, and blocked. So is a lookup that was denied, but only for those who ask for
    lookups: the connection that follows a lookup is what people look for.
 """
 
@@ -129,6 +131,7 @@ def newest_rows(backwards: Iterable[Record], wanted: Wanted, limit: int | None =
     pending: list[Record] = []
     outcomes: dict[str, _Outcome] = {}
     with_requests: set[str] = set()
+    revoked: set[str] = set()
     for record in backwards:
         if limit is not None and len(rows) >= limit:
             break
@@ -137,6 +140,11 @@ def newest_rows(backwards: Iterable[Record], wanted: Wanted, limit: int | None =
             continue
         if record.connection is not None:
             with_requests.add(record.connection)
+        if record.event in revoked and _waits(record):
+            revoked.discard(record.event)
+            continue
+        if _decides(record) and record.decision == Effect.DENY:
+            revoked.add(record.event)
         if record.kind == RowKind.CONNECTION and record.event in with_requests:
             with_requests.discard(record.event)
             outcomes.pop(record.event, None)
@@ -170,6 +178,8 @@ class LiveRows:
             decided = self._pending.pop(record.event, None)
             outcome = _Outcome().preceded_by(record)
             return () if decided is None else self._shown(_row(decided, outcome))
+        if _decides(record):
+            self._pending.pop(record.event, None)
         return self._shown(_row(record, None))
 
     def open_rows(self) -> tuple[Row, ...]:
@@ -210,8 +220,12 @@ class _Outcome:
         return _Outcome(record, self.closed)
 
 
+def _decides(record: Record) -> bool:
+    return record.kind in (RowKind.CONNECTION, RowKind.REQUEST)
+
+
 def _waits(record: Record) -> bool:
-    return record.kind in (RowKind.CONNECTION, RowKind.REQUEST) and record.decision == Effect.ALLOW
+    return _decides(record) and record.decision == Effect.ALLOW
 
 
 def _row(record: Record, outcome: _Outcome | None) -> Row | None:

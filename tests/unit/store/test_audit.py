@@ -12,6 +12,11 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+
+from sandhold.store import locks
+from sandhold.store.audit import Clock, Trail
+from sandhold.store.records import NO_RECORD, Head, head, read_backwards
+from sandhold.store.verification import verify
 from tests.unit.store.samples import (
     ALLOWED,
     NOON,
@@ -25,11 +30,6 @@ from tests.unit.store.samples import (
     request,
     start,
 )
-
-from sandhold.store import locks
-from sandhold.store.audit import Clock, Trail
-from sandhold.store.records import NO_RECORD, Head, head, read_backwards
-from sandhold.store.verification import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

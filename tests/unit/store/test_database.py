@@ -6,10 +6,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.store.samples import finish, start
 
 from sandhold.errors import SbxError
 from sandhold.store.database import MIGRATIONS, DuplicateError, open_database, read_only, snapshot, transaction
+from tests.unit.store.samples import finish, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable

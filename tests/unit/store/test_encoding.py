@@ -9,7 +9,6 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.store.samples import ALLOWED, DENIED, NOON, closed, connection, established, lookup, request
 
 from sandhold.model.event import (
     Dropped,
@@ -25,6 +24,7 @@ from sandhold.model.event import (
 from sandhold.model.rule import Generation
 from sandhold.store.encoding import FIELD_BYTES_MAX, FIRST_PREVIOUS, ITEMS_MAX, Envelope, encode_line, timestamp
 from sandhold.store.records import decode_record
+from tests.unit.store.samples import ALLOWED, DENIED, NOON, closed, connection, established, lookup, request
 
 if TYPE_CHECKING:
     from sandhold.model.event import Event

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tests.unit.store.samples import NOON
-
 from sandhold.store.event_ids import new_event_id
+from tests.unit.store.samples import NOON
 
 
 def test_form() -> None:

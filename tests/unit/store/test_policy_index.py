@@ -6,7 +6,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.store.samples import NOON, destination
 
 from sandhold.model.decision import Reason
 from sandhold.model.event import EventId
@@ -15,6 +14,7 @@ from sandhold.policy.decide import decide
 from sandhold.store import rules
 from sandhold.store.database import open_database, transaction
 from sandhold.store.policy_index import load_index, read_index
+from tests.unit.store.samples import NOON, destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable

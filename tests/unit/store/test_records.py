@@ -6,7 +6,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.store.samples import closed, connection, open_trail, request
 
 from sandhold.store.records import (
     NO_RECORD,
@@ -18,6 +17,7 @@ from sandhold.store.records import (
     head_of_line,
     read_backwards,
 )
+from tests.unit.store.samples import closed, connection, open_trail, request
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.store.samples import NOON, finish, start
 
 from sandhold.errors import SbxError
 from sandhold.model.event import EventId, PolicyChanged
@@ -19,6 +18,7 @@ from sandhold.store.database import open_database, transaction
 from sandhold.store.records import read_backwards
 from sandhold.store.rules import Editor, PolicyUnreadableError, load_policy
 from sandhold.store.verification import verify
+from tests.unit.store.samples import NOON, finish, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

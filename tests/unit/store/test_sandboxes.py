@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.store.samples import NOON, finish, start
 
 from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database
+from tests.unit.store.samples import NOON, finish, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

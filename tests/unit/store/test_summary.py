@@ -7,13 +7,13 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.store.samples import ALLOWED, DENIED, NOON, closed, connection, established, lookup, request
 
 from sandhold.model.event import Dropped, EventId, GenerationSwitched, SessionStarted, SessionStopped, Why
 from sandhold.model.rule import Effect, Generation
 from sandhold.store.encoding import FIRST_PREVIOUS, Envelope, encode_line
 from sandhold.store.records import decode_record
 from sandhold.store.summary import LiveRows, RowKind, Wanted, newest_rows, unclosed
+from tests.unit.store.samples import ALLOWED, DENIED, NOON, closed, connection, established, lookup, request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,12 @@ NOTHING: list[str] = []
 STORIES: dict[str, tuple[list[Event], list[str], list[str], list[str]]] = {
     "a denied connection is a row at once": (
         [connection("E1")],
+        ["BLOCKED E1 example.com -"],
+        NOTHING,
+        ["BLOCKED E1 example.com -"],
+    ),
+    "a permission that is taken back is a denial": (
+        [connection("E1", ALLOWED), connection("E1"), closed("E1", None, Why.REFUSED)],
         ["BLOCKED E1 example.com -"],
         NOTHING,
         ["BLOCKED E1 example.com -"],

@@ -7,12 +7,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.store.samples import NOON, closed, connection, established, open_trail, request
 
 from sandhold.store.database import open_database
 from sandhold.store.encoding import Envelope, encode_line
 from sandhold.store.records import NO_RECORD, Head
 from sandhold.store.verification import remember_head, remembered_heads, verify, verify_lines
+from tests.unit.store.samples import NOON, closed, connection, established, open_trail, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,298 @@
+"""The root file system of a cell, put together by process 1 before anything else runs inside.
+
+Rules:
+
+1. Every source is opened on the host's tree, checked to be the folder the session saw, and copied into a detached
+   mount with all its attributes. Then the root changes and the host's tree is let go of. Only then are the mounts put
+   in place: a symbolic link that an earlier run left in the layer can lead nowhere but inside.
+2. Nothing of the host is in the new root but the template (read through an overlay or an id map), the workspaces, six
+   devices and what the session injected.
+3. Workspaces have no set-id bits and no devices; read-only ones are read-only with everything mounted below.
+4. `/proc` is the cell's own, without the files that reach the whole kernel; `/sys` is empty; `/dev` cannot be changed.
+"""
+
+# System calls on a tree where pathlib has no words for links and descriptors.
+# ruff: noqa: PTH101, PTH102, PTH112, PTH120, PTH123, PTH211
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+from sandhold.cell.host_root import host_layers
+from sandhold.cell.layers import overlay_of
+from sandhold.linux.mounts import (
+    NODEV,
+    NOEXEC,
+    NOSUID,
+    RDONLY,
+    attach,
+    attach_at,
+    clone_tree,
+    make_private,
+    map_owners,
+    mount_id,
+    new_filesystem,
+    set_attributes,
+    set_own_attributes,
+)
+from sandhold.linux.syscalls import AT_FDCWD, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2, pivot_root_here
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sandhold.cell.plan import Plan, PlannedMount
+
+AGENT_ID: Final = 1000
+_TTY_GROUP: Final = 5  # group `tty` of every Debian and of most others
+_RUN_BYTES_MAX: Final = 64 << 20  # sockets and process numbers
+_SMALL_BYTES_MAX: Final = 1 << 20  # mount points and links only
+_FILES_BYTES_MAX: Final = 64 << 20  # the injected files, at most what a plan can hold
+_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS: Final = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+_OWN: Final = ("/", "/tmp", "/run", "/dev/shm")  # noqa: S108
+# What tells about or changes the whole machine; most is closed to the cell's ids anyway.
+_HIDDEN_FILES: Final = (
+    "kcore keys key-users kmsg kpagecgroup kpagecount kpageflags kallsyms timer_list sched_debug latency_stats "
+    "sysrq-trigger vmallocinfo slabinfo iomem ioports"
+)
+_HIDDEN_FOLDERS: Final = "acpi asound bus driver firmware fs irq scsi tty"
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The finished root: `own_mounts` are the numbers of the mounts that live in the layer and nowhere on the host."""
+
+    own_mounts: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    root: int
+    overlays: tuple[tuple[str, int], ...]
+    links: tuple[tuple[str, str], ...]
+    workspaces: tuple[tuple[str, int], ...]
+    files: tuple[tuple[str, int], ...]
+    devices: Mapping[str, int]
+    proc: int
+    terminals: int
+
+
+def build_root(plan: Plan, inner: int, workspace_maps: Sequence[int | None]) -> Root:
+    """Put the root together by rules 1 to 4 and make it this process's own.
+
+    `inner` is the inner user namespace, `workspace_maps` holds the namespace to show each mount through, in order.
+    The process must be in a mount and a process namespace of its own.
+
+    Raises:
+        OSError: when a step fails; nothing has been seen from inside.
+    """
+    make_private()
+    mounts = [(mount, mount.folder.open()) for mount in plan.mounts]
+    layer, template = plan.layer.open(), plan.template.open()
+    if plan.base is None and not plan.is_single:
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    os.umask(0o022)
+    parts = _gather(plan, inner, layer, template, _workspaces(mounts, workspace_maps))
+    _enter(parts.root)
+    for path, target in parts.links:
+        with contextlib.suppress(FileExistsError):
+            os.symlink(target, path)
+    for path, tree in parts.overlays:
+        attach(tree, _folder(plan, path))
+    _place_system(plan, parts)
+    own = [_mount_number(path) for path in (*_OWN, *(path for path, _ in parts.overlays))]
+    for path, tree in parts.workspaces:
+        folder = _folder(plan, path)
+        _let_agent_through(path)
+        attach(tree, folder)
+    for path, tree in parts.files:
+        attach(tree, _file(plan, path))
+    return Root(frozenset(own))
+
+
+def _gather(plan: Plan, inner: int, layer: int, template: int, workspaces: tuple[tuple[str, int], ...]) -> _Parts:
+    """Make every detached mount while the host's tree is still there; `/tmp` becomes our workbench."""
+    devices = {name: _device(name) for name in _DEVICES}
+    proc = new_filesystem("proc", {}, NOSUID | NODEV | NOEXEC)
+    attach_at(_tmpfs(plan, _FILES_BYTES_MAX, "0755"), "/tmp")  # noqa: S108  # covers the host's, in our namespace only
+    if plan.is_host_kind:
+        root, overlays, links = host_layers(plan, inner, layer, template)
+    else:
+        root, overlays, links = overlay_of(plan, inner, layer, "root", template), (), ()
+    return _Parts(root, overlays, links, workspaces, _injected(plan), devices, proc, _terminals(plan))
+
+
+def _workspaces(mounts: Sequence[tuple[PlannedMount, int]], maps: Sequence[int | None]) -> tuple[tuple[str, int], ...]:
+    """Rule 3. A parent comes before what lies below it, which would otherwise be covered."""
+    trees = []
+    for (mount, fd), namespace in zip(mounts, maps, strict=True):
+        tree = clone_tree(fd)
+        if namespace is not None:
+            map_owners(tree, namespace)
+        set_attributes(tree, NOSUID | NODEV | (RDONLY if mount.is_read_only else 0))
+        trees.append((mount.folder.path, tree))
+    return tuple(sorted(trees, key=lambda pair: pair[0].count("/")))
+
+
+def _injected(plan: Plan) -> tuple[tuple[str, int], ...]:
+    trees = []
+    os.mkdir("/tmp/files")  # noqa: S108
+    for number, one in enumerate(plan.files):
+        place = f"/tmp/files/{number}"  # noqa: S108
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(base64.b64decode(one.content))
+            os.fchown(fd, plan.owner(0), plan.owner(0))
+            os.fchmod(fd, one.mode & 0o777)
+        tree = clone_tree(os.open(place, os.O_PATH | os.O_CLOEXEC))
+        set_attributes(tree, RDONLY | NOSUID | NODEV)
+        trees.append((one.path, tree))
+    return tuple(trees)
+
+
+def _enter(root: int) -> None:
+    os.mkdir("/tmp/root")  # noqa: S108
+    attach_at(root, "/tmp/root")  # noqa: S108
+    os.chdir("/tmp/root")  # noqa: S108
+    pivot_root_here()
+
+
+def _place_system(plan: Plan, parts: _Parts) -> None:
+    """Rule 4, and the folders that start empty."""
+    attach(_tmpfs(plan, plan.tmp_bytes, "1777"), _folder(plan, "/tmp"))  # noqa: S108
+    attach(_tmpfs(plan, _RUN_BYTES_MAX, "0755"), _folder(plan, "/run"))
+    sys_tree = _tmpfs(plan, _SMALL_BYTES_MAX, "0555")
+    set_attributes(sys_tree, RDONLY)
+    attach(sys_tree, _folder(plan, "/sys"))
+    _place_devices(plan, parts)
+    attach(parts.proc, _folder(plan, "/proc"))
+    if plan.pids is not None:
+        _limit_process_numbers(plan.pids)
+    _hide_in_proc(plan, parts.devices["null"])
+    _folder(plan, "/home")
+    if not os.path.isdir("/home/agent"):
+        os.mkdir("/home/agent", 0o700)
+        os.chown("/home/agent", plan.owner(AGENT_ID), plan.owner(AGENT_ID), follow_symlinks=False)
+
+
+def _place_devices(plan: Plan, parts: _Parts) -> None:
+    tree = _tmpfs(plan, _SMALL_BYTES_MAX, "0755")
+    attach(tree, _folder(plan, "/dev"))
+    for name in _DEVICES:
+        os.close(os.open(f"/dev/{name}", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+    os.mkdir("/dev/pts")
+    os.mkdir("/dev/shm")  # noqa: S108
+    for name, target in _DEVICE_LINKS:
+        os.symlink(target, f"/dev/{name}")
+    set_own_attributes(tree, RDONLY)
+    for name in _DEVICES:
+        attach_at(parts.devices[name], f"/dev/{name}")
+    attach_at(parts.terminals, "/dev/pts")
+    attach_at(_tmpfs(plan, plan.tmp_bytes, "1777"), "/dev/shm")  # noqa: S108
+
+
+def _hide_in_proc(plan: Plan, null: int) -> None:
+    tree = clone_tree(os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    set_attributes(tree, RDONLY | NOSUID | NODEV | NOEXEC)
+    attach_at(tree, "/proc/sys")
+    for name in _HIDDEN_FILES.split():
+        if os.path.lexists(f"/proc/{name}"):
+            attach_at(clone_tree(null), f"/proc/{name}")
+    for name in _HIDDEN_FOLDERS.split():
+        if os.path.isdir(f"/proc/{name}"):
+            empty = _tmpfs(plan, _SMALL_BYTES_MAX, "0555")
+            set_attributes(empty, RDONLY)
+            attach_at(empty, f"/proc/{name}")
+
+
+def _limit_process_numbers(pids: int) -> None:
+    """Bound the processes of this namespace by its numbers (Linux 6.14); the session says so where it cannot.
+
+    The kernel keeps 300 numbers back for itself, so the bound is that much looser.
+    """
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/pid_max", "wb") as file:
+        file.write(b"%d" % (pids + 301))
+
+
+def _terminals(plan: Plan) -> int:
+    options: dict[str, str | None] = {"ptmxmode": "0666", "mode": "0620"}
+    if not plan.is_single:
+        options["gid"] = str(plan.owner(_TTY_GROUP))
+    return new_filesystem("devpts", options, NOSUID | NOEXEC)
+
+
+def _tmpfs(plan: Plan, size: int, mode: str) -> int:
+    owner = str(plan.owner(0))
+    options = {"size": str(size), "nr_inodes": str(max(size // 4096, 1024)), "mode": mode, "uid": owner, "gid": owner}
+    return new_filesystem("tmpfs", options, NOSUID | NODEV)
+
+
+def _device(name: str) -> int:
+    fd = os.open(f"/dev/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISCHR(os.fstat(fd).st_mode):
+        raise OSError(f"`/dev/{name}` of this host is no device")
+    tree = clone_tree(fd)
+    os.close(fd)
+    set_attributes(tree, NOSUID | NOEXEC)
+    return tree
+
+
+def _folder(plan: Plan, path: str) -> int:
+    """Return the folder at a path of the new root, made with its parents where missing; no link is followed.
+
+    Raises:
+        OSError: when a link or a file stands in its way, left there by an earlier run.
+    """
+    here = ""
+    for name in path.split("/")[1:]:
+        here += f"/{name}"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(here, 0o755)
+            os.chown(here, plan.owner(0), plan.owner(0), follow_symlinks=False)
+        if not stat.S_ISDIR(os.lstat(here).st_mode):
+            raise OSError(f"the sandbox's own `{here}` is no folder any more; nothing can be mounted on `{path}`")
+    return openat2(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
+
+
+def _let_agent_through(path: str) -> None:
+    """Let every user inside pass the folders above a workspace: root's home inside holds nothing of the host's."""
+    for parent in accumulate(path.split("/")[1:-1], lambda above, name: f"{above}/{name}", initial=""):
+        if parent:
+            mode = stat.S_IMODE(os.lstat(parent).st_mode)
+            if not mode & 0o001:
+                os.chmod(parent, mode | 0o001)
+
+
+def _file(plan: Plan, path: str) -> int:
+    """Return the file that a path of the new root leads to, following its links inside, made empty where missing."""
+    target = os.path.realpath(path)
+    _folder(plan, os.path.dirname(target))
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
+        os.chown(target, plan.owner(0), plan.owner(0), follow_symlinks=False)
+    fd = openat2(AT_FDCWD, target, os.O_PATH, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise OSError(f"the sandbox's own `{target}` is no file any more; `{path}` cannot be given to it")
+    return fd
+
+
+def _mount_number(path: str) -> int:
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return mount_id(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,175 @@
+"""What a cell is made from, and what a session can do with one, whichever kind it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NewType, Protocol, Self
+
+if TYPE_CHECKING:
+    import socket
+    from ipaddress import IPv4Address, IPv6Address
+    from pathlib import Path, PurePosixPath
+    from types import TracebackType
+
+    from sandhold.model.sandbox import Limits, Mount
+
+AGENT_USER = "agent"
+AGENT_UID = 1000
+AGENT_HOME = "/home/agent"
+ROOT_USER = "root"
+
+CommandId = NewType("CommandId", int)
+"""Numbers the commands of one cell, from 1."""
+
+
+class TemplateKind(StrEnum):
+    """Where the root file system comes from."""
+
+    DIRECTORY = "directory"
+    """A whole root file system of its own in a folder."""
+    HOST = "host"
+    """The host's programs (`/usr`, `/opt`, a safe part of `/etc`) under a private writable layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A root file system that cells start from; never written to. `root` is `/` for the host kind."""
+
+    kind: TemplateKind
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class InjectedFile:
+    """A file that stands read-only over the root file system: the resolver's configuration, the host's name, a CA.
+
+    A symbolic link at `path` is followed inside the root, and the file stands over what it points to.
+    """
+
+    path: PurePosixPath
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class CellSpec:
+    """Everything a cell is made from. `name` is its host name; `layer` is the private folder whose content lasts.
+
+    `slot` is the sandbox's number for good: its range of user ids is cut by it. `user` is who commands run as.
+    """
+
+    name: str
+    template: Template
+    layer: Path
+    mounts: tuple[Mount, ...]
+    files: tuple[InjectedFile, ...]
+    limits: Limits
+    slot: int
+    user: str = AGENT_USER
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program to start inside, with exactly this environment. `user` is `agent` or `root`.
+
+    `argv[0]` is looked up on the `PATH` of `environment`, inside. `rows` and `columns` size a terminal made for it.
+    """
+
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    folder: str
+    user: str = AGENT_USER
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The command's process exists; `pid` is its number inside."""
+
+    command: CommandId
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalReady:
+    """The command's terminal exists; `master` is its other end, a descriptor that the receiver now owns."""
+
+    command: CommandId
+    master: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The command ended: its exit status, or 128 plus the signal that ended it (126, 127: it could not be started,
+    and `detail` says why)."""
+
+    command: CommandId
+    status: int
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CellDied:
+    """The cell ended by itself or broke its protocol; nothing runs inside any more."""
+
+    detail: str
+
+
+CellEvent = Started | TerminalReady | Exited | CellDied
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedCount:
+    """Packets that went nowhere since the cell was made. Address and port are None where the cell only counts."""
+
+    protocol: str
+    address: IPv4Address | IPv6Address | None
+    port: int | None
+    packets: int
+
+
+class Cell(Protocol):
+    """The live boundary round an agent. Leaving the context is `kill()`."""
+
+    @property
+    def tcp(self) -> tuple[socket.socket, ...]:
+        """Listening sockets that get every TCP connection, IPv4 and IPv6, explicit proxy requests too."""
+
+    @property
+    def dns_udp(self) -> tuple[socket.socket, ...]:
+        """Bound sockets that get every DNS query over UDP."""
+
+    @property
+    def dns_tcp(self) -> tuple[socket.socket, ...]:
+        """Listening sockets that get every DNS query over TCP."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this host cannot give, a sentence each, naming the missing facility."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `events()` has news."""
+
+    def start(self, command: Command, streams: tuple[int, int, int] | None) -> CommandId:
+        """Start a command on these three descriptors (they stay the caller's), or with None on a new terminal, whose
+        other end comes as `TerminalReady`."""
+
+    def events(self) -> list[CellEvent]:
+        """Return what happened since the last call, without waiting. An empty list means nothing yet."""
+
+    def signal(self, command: CommandId, signum: int) -> None:
+        """Send a signal to the command's process group; nothing happens when it has ended."""
+
+    def dropped(self) -> tuple[DroppedCount, ...]:
+        """Return the totals of packets that went nowhere since the cell was made."""
+
+    def kill(self) -> None:
+        """End every process inside and return when they are gone; may be called again."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,213 @@
+"""`sbx ls`, `stop`, `rm`, `prune`, `inspect` and `logs`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import click
+
+from sandhold.cli import output
+from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
+from sandhold.model.sandbox import Status
+from sandhold.paths import Paths
+from sandhold.session import presence
+from sandhold.store import sandboxes
+from sandhold.store.database import open_database, read_only
+from sandhold.store.rules import generation
+
+if TYPE_CHECKING:
+    from sandhold.model.sandbox import Sandbox
+    from sandhold.session.presence import Presence
+    from sandhold.store.database import Database
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="Print names only.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ls(quiet: bool, as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
+    """List sandboxes: SANDBOX AGENT STATUS ISOLATION POLICY PORTS WORKSPACE.
+
+    STATUS is asked of the host at each look. POLICY is the generation in force; `older` marks a running sandbox that
+    still runs on one before the current.
+    """
+    paths = Paths.from_environment(os.environ)
+    with closing(read_only(paths.database)) as database:
+        found = sandboxes.list_all(database)
+        current = generation(database)
+    if quiet:
+        for each in found:
+            output.show(each.name)
+        return 0
+    seen = [(each, presence.look(paths.sandbox(each.name))) for each in found]
+    if as_json:
+        output.show_json([_facts(each, look, current) for each, look in seen])
+        return 0
+    rows = [
+        (
+            each.name,
+            each.agent,
+            look.status.value,
+            each.isolation.value,
+            _policy(look, current),
+            "-",
+            str(each.workspace),
+        )
+        for each, look in seen
+    ]
+    output.table(("SANDBOX", "AGENT", "STATUS", "ISOLATION", "POLICY", "PORTS", "WORKSPACE"), rows)
+    for each, look in seen:
+        if look.status is Status.LOST:
+            output.hint(f"`{each.name}` was killed; `sbx run {each.name}` starts it again, nothing inside is lost")
+    return 0
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def stop(names: tuple[str, ...]) -> int:
+    """Stop sandboxes; what was installed or written inside is kept."""
+    from sandhold.session import policies, starting  # noqa: PLC0415 - `ls` lives in this module and stays quick
+
+    paths = Paths.from_environment(os.environ)
+    with closing(read_only(paths.database)) as database:
+        for name in names:
+            sandboxes.get(database, name)
+    for name in names:
+        before = starting.stop(paths, name, policies.actor())
+        words = {
+            Status.RUNNING: "stopped",
+            Status.STOPPED: "was not running:",
+            Status.LOST: "had been killed; what it left is in order now:",
+        }
+        output.say(f"{words[before]} `{name}`")
+    return 0
+
+
+@click.command()
+@click.option("-f", "--force", is_flag=True, help="Stop running ones first.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def rm(force: bool, names: tuple[str, ...]) -> int:  # noqa: FBT001 - click passes flags so
+    """Delete sandboxes and what is installed or written inside; never a workspace, never an audit trail."""
+    paths = Paths.from_environment(os.environ)
+    with closing(open_database(paths.database)) as database:
+        for name in names:
+            sandboxes.get(database, name)
+        for name in names:
+            _delete(paths, database, name, is_forced=force)
+    return 0
+
+
+@click.command()
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.pass_context
+def prune(context: click.Context, force: bool) -> int:  # noqa: FBT001 - click passes flags so
+    """Delete all stopped sandboxes and what is installed or written inside; never a workspace."""
+    paths = Paths.from_environment(os.environ)
+    with closing(open_database(paths.database)) as database:
+        idle = [
+            each.name
+            for each in sandboxes.list_all(database)
+            if presence.look(paths.sandbox(each.name)).status is not Status.RUNNING
+        ]
+        if not idle:
+            output.say("no stopped sandboxes")
+            return 0
+        if not force:
+            ask(context, f"delete {len(idle)} stopped sandboxes ({', '.join(idle[:5])}{', ...' * (len(idle) > 5)})?")
+        for name in idle:
+            _delete(paths, database, name, is_forced=False)
+    return 0
+
+
+@click.command()
+@click.argument("name")
+def inspect(name: str) -> int:
+    """Show all facts of one sandbox as JSON."""
+    from sandhold.session import starting  # noqa: PLC0415 - `ls` lives in this module and stays quick
+
+    paths = Paths.from_environment(os.environ)
+    with closing(read_only(paths.database)) as database:
+        sandbox = sandboxes.get(database, name)
+        current = generation(database)
+    facts = _facts(sandbox, presence.look(paths.sandbox(name)), current)
+    facts |= {
+        "limits": {"cpus": sandbox.limits.cpus, "memory": sandbox.limits.memory, "pids": sandbox.limits.pids},
+        "environment": [variable for variable, _ in sandbox.environment],
+        "created_at": sandbox.created_at,
+        "folder": str(paths.sandbox(name)),
+        "trail": str(paths.trail(name)),
+        "notes": starting.notes(paths, name) if facts["status"] == Status.RUNNING.value else [],
+    }
+    output.show_json(facts)
+    return 0
+
+
+@click.command()
+@click.argument("name")
+def logs(name: str) -> int:
+    """Show the log of a sandbox's session: what went wrong on the host's side, not what the agent did."""
+    from sandhold.session.starting import LOG_NAME  # noqa: PLC0415 - `ls` lives in this module and stays quick
+
+    paths = Paths.from_environment(os.environ)
+    with closing(read_only(paths.database)) as database:
+        sandboxes.get(database, name)
+    log = paths.sandbox(name) / LOG_NAME
+    if not log.exists():
+        output.say(f"`{name}` has not run yet")
+        return 0
+    with log.open(encoding="utf-8", errors="backslashreplace") as lines:
+        for line in lines:
+            output.show(output.safe(line.rstrip("\n")))
+    return 0
+
+
+def _delete(paths: Paths, database: Database, name: str, *, is_forced: bool) -> None:
+    from sandhold.session import policies, removal, starting  # noqa: PLC0415 - `ls` lives here and stays quick
+
+    status = presence.look(paths.sandbox(name)).status
+    if status is Status.RUNNING and not is_forced:
+        raise SbxError(f"`{name}` is running", hint=f"stop it first, or `sbx rm -f {name}`", status=EXIT_FAILED)
+    starting.stop(paths, name, policies.actor())
+    removal.remove_sandbox(paths, database, name)
+    output.say(f"deleted `{name}`")
+
+
+def ask(context: click.Context, question: str) -> None:
+    """Ask before something is deleted.
+
+    Raises:
+        SbxError: when nobody can be asked.
+        click.Abort: when the answer is no.
+    """
+    if context.find_root().obj["no_input"] or not sys.stdin.isatty():
+        raise SbxError("this deletes things and nobody can be asked", hint="say so with `--force`", status=EXIT_USAGE)
+    click.confirm(question, abort=True, err=True)
+
+
+def _policy(look: Presence, current: int) -> str:
+    if look.status is not Status.RUNNING or look.marker is None:
+        return str(current)
+    in_force = look.marker.generation
+    return str(in_force) if in_force >= current else f"{in_force} (older)"
+
+
+def _facts(sandbox: Sandbox, look: Presence, current: int) -> dict[str, object]:
+    marker = look.marker
+    is_running = look.status is Status.RUNNING and marker is not None
+    in_force = marker.generation if marker is not None and is_running else current
+    return {
+        "name": sandbox.name,
+        "agent": sandbox.agent,
+        "status": look.status.value,
+        "isolation": sandbox.isolation.value,
+        "template": sandbox.template,
+        "generation": in_force,
+        "is_older": in_force < current,
+        "ports": [],
+        "workspace": str(sandbox.workspace),
+        "mounts": [str(mount) for mount in sandbox.mounts],
+        "session": marker.session if marker is not None else None,
+        "started_at": marker.started_at if marker is not None else None,
+    }

@@ -1,0 +1,76 @@
+"""`sbx template`: the root file systems that sandboxes start from."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import closing
+from dataclasses import asdict
+
+import click
+
+from sandhold.cli import output
+from sandhold.errors import SbxError
+from sandhold.paths import Paths
+from sandhold.session import templates
+from sandhold.store import sandboxes
+from sandhold.store.database import read_only
+
+_MIB = 1024 * 1024
+
+
+@click.group()
+def template() -> None:
+    """List, build and delete root file systems."""
+
+
+@template.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ls(as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
+    """List templates: NAME KIND SUITE SIZE BUILT."""
+    found = templates.list_templates(Paths.from_environment(os.environ))
+    if as_json:
+        output.show_json([asdict(each) for each in found])
+        return 0
+    rows = [
+        (
+            each.name,
+            each.kind.value,
+            each.suite or "-",
+            f"{each.size // _MIB} MiB" if each.size is not None else "-",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(each.built_at)) if each.built_at is not None else "-",
+        )
+        for each in found
+    ]
+    output.table(("NAME", "KIND", "SUITE", "SIZE", "BUILT"), rows)
+    return 0
+
+
+@template.command()
+@click.argument("name", default="debian")
+def build(name: str) -> int:
+    """Build a template."""
+    paths = Paths.from_environment(os.environ)
+    try:
+        made = templates.build(paths, name, time.time(), output.progress)
+    finally:
+        output.end_progress()
+    output.say(f"built `{made.name}` ({(made.size or 0) // _MIB} MiB)")
+    return 0
+
+
+@template.command()
+@click.argument("name")
+def rm(name: str) -> int:
+    """Delete a template that no sandbox starts from."""
+    paths = Paths.from_environment(os.environ)
+    with closing(read_only(paths.database)) as database:
+        users = [each.name for each in sandboxes.list_all(database) if each.template == name]
+    if users:
+        raise SbxError(
+            f"`{name}` is what {len(users)} sandboxes start from, `{users[0]}` among them",
+            hint=f"delete them first: `sbx rm {' '.join(users[:5])}`",
+        )
+    templates.remove(paths, name)
+    output.say(f"deleted the template `{name}`")
+    return 0

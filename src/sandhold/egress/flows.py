@@ -1,0 +1,141 @@
+"""The table of open connections: who they are, what they claim, and how to cut them when the policy changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from sandhold.model.event import Closed, Why
+from sandhold.policy.decide import decide_address, decide_claims
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
+    from sandhold.egress.reactor import Task
+    from sandhold.egress.stream import Stream
+    from sandhold.model.destination import Destination
+    from sandhold.model.event import Event, EventId, Via
+    from sandhold.policy.index import PolicyIndex
+
+CONNECTIONS_MAX: Final = 4096  # of one sandbox; each costs two descriptors and a few KiB
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """One accepted connection for as long as it lives.
+
+    `named` are the claims the connection itself made (where it was dialled to, the CONNECT), `claims` what the present
+    decision was made on; `claims` is empty until there is one. `address` is the one that was dialled. `started` is the
+    moment of the decision (before there is one, of the connection) on the reactor's clock. `why` is set by whoever ends
+    the connection first. `is_recorded` says that a record was asked for, `is_durable` that one was made; `off_record`
+    is what could not be put on record in time and has to be noted in the end.
+    """
+
+    event: EventId
+    via: Via
+    original: tuple[IPv4Address | IPv6Address, int] | None
+    downstream: Stream
+    task: Task
+    started: float
+    named: tuple[Destination, ...] = ()
+    claims: tuple[Destination, ...] = ()
+    upstream: Stream | None = None
+    address: IPv4Address | IPv6Address | None = None
+    is_recorded: bool = False
+    is_durable: bool = False
+    off_record: list[Event] = field(default_factory=list)
+    status: int | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    why: Why | None = None
+    detail: str | None = None
+    active_at: float = field(default=0.0)
+
+    def count_up(self, size: int) -> None:
+        """Count bytes that leave the sandbox."""
+        self.bytes_up += size
+
+    def count_down(self, size: int) -> None:
+        """Count bytes that come to the sandbox."""
+        self.bytes_down += size
+
+    def take(self, upstream: Stream, address: tuple[IPv4Address | IPv6Address, int] | None) -> None:
+        """Take over a connection to the far end; the one before it is closed."""
+        if self.upstream is not None:
+            self.upstream.close()
+        self.upstream = upstream
+        self.address = address[0] if address is not None else None
+
+    def end(self, why: Why, detail: str | None = None) -> None:
+        """Say why the connection ends; the first reason counts."""
+        if self.why is None:
+            self.why = why
+            self.detail = detail
+
+    def cut(self, why: Why) -> None:
+        """End the connection from outside: both sides are reset before anything else of it runs."""
+        self.end(why)
+        self.reset()
+        self.task.cancel()
+
+    def reset(self) -> None:
+        """Reset both sides."""
+        self.downstream.reset()
+        if self.upstream is not None:
+            self.upstream.reset()
+
+    def closed(self, clock: float) -> Closed:
+        """The end record."""
+        return Closed(
+            event=self.event,
+            status=self.status,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+            duration_s=round(clock - self.started, 6),
+            why=self.why or Why.DONE,
+            detail=self.detail,
+        )
+
+
+class Flows:
+    """Every open connection of the sandbox."""
+
+    def __init__(self, limit: int = CONNECTIONS_MAX) -> None:
+        self._open: set[Flow] = set()
+        self._limit = limit
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another connection would be one too many."""
+        return len(self._open) >= self._limit
+
+    def add(self, flow: Flow) -> None:
+        """Enter a connection."""
+        self._open.add(flow)
+
+    def remove(self, flow: Flow) -> None:
+        """Take out a connection that has ended."""
+        self._open.discard(flow)
+
+    def cut_denied(self, index: PolicyIndex, now: float) -> tuple[Task, ...]:
+        """Cut what this policy denies; returns the tasks that are ending, so that their end records can be awaited."""
+        denied = [flow for flow in self._open if flow.claims and not _is_allowed(index, flow, now)]
+        for flow in denied:
+            flow.cut(Why.CLOSED_BY_POLICY)
+        return tuple(flow.task for flow in denied)
+
+    def cut_all(self, why: Why) -> tuple[Task, ...]:
+        """Cut everything."""
+        cut = tuple(self._open)
+        for flow in cut:
+            flow.cut(why)
+        return tuple(flow.task for flow in cut)
+
+
+def _is_allowed(index: PolicyIndex, flow: Flow, now: float) -> bool:
+    if not decide_claims(index, flow.claims, now).is_allowed:
+        return False
+    return flow.address is None or decide_address(index, flow.claims[0], flow.address, now).is_allowed

@@ -1,0 +1,81 @@
+"""What one connection needs of the program, passed first to everything that handles one."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sandhold.model.event import EventId
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from ipaddress import IPv4Address, IPv6Address
+
+    from sandhold.egress.certificates import Authority
+    from sandhold.egress.flows import Flows
+    from sandhold.egress.reactor import Reactor
+    from sandhold.egress.relay import PipePool
+    from sandhold.egress.synthetic_names import SyntheticNames
+    from sandhold.egress.upstream import Upstream
+    from sandhold.model.event import Event
+    from sandhold.policy.index import PolicyIndex
+
+_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class RecordUnavailableError(Exception):
+    """A decision could not be put on durable record; nothing may leave."""
+
+
+class Record(Protocol):
+    """Puts events on durable record, all or none."""
+
+    async def __call__(self, *events: Event) -> None:
+        """Return once they are durable.
+
+        Raises:
+            RecordUnavailableError: when they are not.
+        """
+
+
+class NoteDenial(Protocol):
+    """Queues denials that could not be recorded, or counts them as one when too many wait; never fails."""
+
+    def __call__(self, *events: Event) -> None:
+        """Queue them, to be written together."""
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The one mutable part is `index`: `apply` replaces it, and every decision reads it afresh.
+
+    `note` queues an event that follows from one on record and never fails; `note_denial` queues a denial that could not
+    be recorded. `authority` is a call because the key is only read when the first refusal over TLS needs it. `now` is
+    wall time, for the expiry of rules. `original_destination` says where an accepted connection was headed. `resolvers`
+    are the host's nameservers, for query types other than A and AAAA.
+    """
+
+    reactor: Reactor
+    sandbox: str
+    names: SyntheticNames
+    authority: Callable[[], Authority]
+    index: PolicyIndex
+    record: Record
+    note: Callable[[Event], None]
+    note_denial: NoteDenial
+    upstream: Upstream
+    flows: Flows
+    pipes: PipePool
+    now: Callable[[], float]
+    new_event: Callable[[], EventId]
+    original_destination: Callable[[socket.socket], tuple[IPv4Address | IPv6Address, int]]
+    resolvers: tuple[str, ...]
+
+
+def new_event() -> EventId:
+    """Make an event id: a ULID, 48 bits of milliseconds and 80 random bits, in Crockford's base 32."""
+    value = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
+    return EventId("".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -5, -5)))

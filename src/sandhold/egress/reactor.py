@@ -1,0 +1,329 @@
+"""The one module that knows the event loop: coroutines over level-triggered epoll(7), deadlines, helper threads.
+
+1. A file descriptor is registered once; its mask changes only when readiness comes that nobody waits for.
+2. Every wait has a deadline, in absolute seconds of `Reactor.clock()`; one heap entry a task keeps it.
+3. A task starts running inside `spawn`: what it was given is its own from then on, closed by its own `finally`.
+4. Spurious wake-ups are allowed: whoever waits for readiness tries its system call again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import select
+import sys
+import threading
+import time
+import traceback
+import types
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sandhold.egress.tasks import NEVER, Cancelled, Pending, Task
+from sandhold.egress.threads import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+__all__ = ["NEVER", "Cancelled", "Pending", "Reactor", "Task"]
+
+T = TypeVar("T")
+
+EVENTS_MAX: Final = 256  # readiness taken from the kernel at once; more would make a new connection wait for old ones
+STALE_TIMERS_MAX: Final = 1024  # dead heap entries kept before the heap is rebuilt
+SHUTDOWN_TURNS_MAX: Final = 64  # rounds of cancelling before a task that refuses to end is left behind
+
+_READ: Final = select.EPOLLIN
+_WRITE: Final = select.EPOLLOUT
+_BROKEN: Final = select.EPOLLHUP | select.EPOLLERR
+
+
+class _Slot:
+    """What one registered descriptor is waited for."""
+
+    __slots__ = ("born", "mask", "reader", "writer")
+
+    def __init__(self, born: int) -> None:
+        self.born = born
+        self.mask = 0
+        self.reader: Task | None = None
+        self.writer: Task | None = None
+
+
+class Reactor:
+    """The event loop of one thread."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._slots: dict[int, _Slot] = {}
+        self._tasks: set[Task] = set()
+        self._timers: list[tuple[float, int, Task]] = []
+        self._timer_count = 0
+        self._ready: deque[Task] = deque()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._turn = 0
+        self._current: Task | None = None
+        self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._doorbell, _READ)
+        self._bell_lock = threading.Lock()
+        self._threads = Threads(self)
+
+    def clock(self) -> float:
+        """Monotonic seconds; every deadline is a value of this clock."""
+        return time.monotonic()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Task:
+        """Start a coroutine at once, up to its first wait."""
+        task = Task(self, coroutine, name)
+        self._tasks.add(task)
+        self._resume(task, None)
+        return task
+
+    async def readable(self, fd: int, deadline: float) -> None:
+        """Wait until the descriptor can be read (or is broken).
+
+        Raises:
+            TimeoutError: at the deadline.
+            ConnectionAbortedError: when the descriptor is given up with `forget` meanwhile.
+        """
+        slot = self._slots.get(fd) or self._enter(fd)
+        assert slot.reader is None, "two tasks read one descriptor"
+        slot.reader = self.current()
+        if not slot.mask & _READ:
+            self._arm(fd, slot, slot.mask | _READ)
+        try:
+            await self.suspend(deadline)
+        finally:
+            slot.reader = None
+        if slot.mask < 0:
+            raise ConnectionAbortedError("closed on our side")
+
+    async def writable(self, fd: int, deadline: float) -> None:
+        """Wait until the descriptor can be written (or is broken); raises as `readable` does."""
+        slot = self._slots.get(fd) or self._enter(fd)
+        assert slot.writer is None, "two tasks write one descriptor"
+        slot.writer = self.current()
+        if not slot.mask & _WRITE:
+            self._arm(fd, slot, slot.mask | _WRITE)
+        try:
+            await self.suspend(deadline)
+        finally:
+            slot.writer = None
+        if slot.mask < 0:
+            raise ConnectionAbortedError("closed on our side")
+
+    def forget(self, fd: int) -> None:
+        """Drop a descriptor, before it is closed; tasks that wait for it get `ConnectionAbortedError`."""
+        slot = self._slots.pop(fd, None)
+        if slot is None:
+            return
+        self._arm(fd, slot, 0)
+        slot.mask = -1
+        for task in (slot.reader, slot.writer):
+            if task is not None:
+                self.wake(task)
+
+    async def sleep(self, until: float) -> None:
+        """Wait for a moment of `clock()`."""
+        while self.clock() < until:
+            try:
+                await self.suspend(until)
+            except TimeoutError:
+                return
+
+    async def in_thread(self, function: Callable[..., T], *args: Any, deadline: float) -> T:
+        """Run a blocking function on a helper thread; at the deadline its result is abandoned, not awaited.
+
+        Raises:
+            TimeoutError: at the deadline, also when no thread was free until then.
+            Exception: whatever the function raises.
+        """
+        return await self._threads.run(function, *args, deadline=deadline)
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have the loop call a function soon; the one method that other threads may call."""
+        self._posted.append(function)
+        with self._bell_lock:
+            if self._doorbell >= 0:
+                with contextlib.suppress(BlockingIOError):  # it is ringing already
+                    os.eventfd_write(self._doorbell, 1)
+
+    def current(self) -> Task:
+        """The task that is running."""
+        assert self._current is not None, "only a task can wait"
+        return self._current
+
+    async def suspend(self, deadline: float) -> None:
+        """Give way until the running task is woken; may return without cause.
+
+        Raises:
+            TimeoutError: at the deadline.
+        """
+        task = self.current()
+        if task.is_cancelled:
+            raise Cancelled
+        task.deadline = deadline
+        if deadline < task.timer_at:
+            self._set_timer(task, deadline)
+        await _pause()
+
+    def wake(self, task: Task) -> None:
+        """Resume a task in the next turn of the loop."""
+        self._ready.append(task)
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run until `main` ends, then end every other task and the helper threads.
+
+        Raises:
+            BaseException: what `main` raises.
+        """
+        outcome: list[BaseException] = []
+
+        async def watched() -> None:
+            try:
+                await main
+            except BaseException as error:  # noqa: BLE001  handed to the caller of `run`
+                outcome.append(error)
+
+        try:
+            task = self.spawn(watched(), "main")
+            while not task.is_done:
+                self._turn_once()
+            self._end_tasks()
+        finally:
+            self._close()
+        if outcome:
+            raise outcome[0]
+
+    def _turn_once(self) -> None:
+        self._turn += 1
+        for fd, events in self._epoll.poll(self._patience(), EVENTS_MAX):
+            if fd == self._doorbell:
+                self._answer_bell()
+                continue
+            slot = self._slots.get(fd)
+            if slot is not None and slot.born != self._turn:  # else: the number is a new descriptor's, not the event's
+                self._dispatch(fd, slot, events)
+        for _ in range(len(self._ready)):
+            task = self._ready.popleft()
+            if not task.is_done:
+                self._resume(task, None)
+        self._fire_timers()
+
+    def _dispatch(self, fd: int, slot: _Slot, events: int) -> None:
+        idle = 0
+        if events & (_READ | _BROKEN):
+            if slot.reader is not None:
+                self._resume(slot.reader, None)
+            else:
+                idle = _READ
+        if events & (_WRITE | _BROKEN):
+            if slot.writer is not None:
+                self._resume(slot.writer, None)
+            else:
+                idle |= _WRITE
+        if idle and self._slots.get(fd) is slot:
+            wanted = (_READ if slot.reader else 0) | (_WRITE if slot.writer else 0)
+            if wanted != slot.mask:
+                self._arm(fd, slot, wanted)
+
+    def _resume(self, task: Task, error: BaseException | None) -> None:
+        outer, self._current = self._current, task
+        task.deadline = NEVER
+        if task.is_cancelled:  # however it was woken: nothing of it may run on, least of all a connect
+            error = Cancelled()
+        try:
+            if error is None:
+                task.coroutine.send(None)
+            else:
+                task.coroutine.throw(error)
+        except (StopIteration, Cancelled):
+            self._retire(task)
+        except Exception:  # noqa: BLE001  a crash ends one task, never the process
+            self._retire(task)
+            traceback.print_exc(file=sys.stderr)
+        finally:
+            self._current = outer
+
+    def _retire(self, task: Task) -> None:
+        task.finish()
+        self._tasks.discard(task)
+
+    def _patience(self) -> float:
+        if self._ready:
+            return 0.0
+        while self._timers and self._is_stale(self._timers[0]):
+            heapq.heappop(self._timers)
+        return max(0.0, self._timers[0][0] - self.clock()) if self._timers else -1.0
+
+    def _set_timer(self, task: Task, at: float) -> None:
+        task.timer_at = at
+        self._timer_count += 1
+        heapq.heappush(self._timers, (at, self._timer_count, task))
+        if len(self._timers) > STALE_TIMERS_MAX + 2 * len(self._tasks):
+            self._timers = [entry for entry in self._timers if not self._is_stale(entry)]
+            heapq.heapify(self._timers)
+
+    def _fire_timers(self) -> None:
+        now = self.clock()
+        while self._timers and self._timers[0][0] <= now:
+            entry = heapq.heappop(self._timers)
+            task = entry[2]
+            if self._is_stale(entry):
+                continue
+            task.timer_at = NEVER
+            if task.deadline <= now:
+                self._resume(task, TimeoutError())
+            elif task.deadline < NEVER:
+                self._set_timer(task, task.deadline)
+
+    def _is_stale(self, entry: tuple[float, int, Task]) -> bool:
+        at, _, task = entry
+        return task.is_done or task.timer_at != at
+
+    def _enter(self, fd: int) -> _Slot:
+        if fd < 0:
+            raise ConnectionAbortedError("closed on our side")
+        slot = self._slots[fd] = _Slot(self._turn)
+        return slot
+
+    def _arm(self, fd: int, slot: _Slot, mask: int) -> None:
+        """Tell the kernel. A mask of 0 leaves: EPOLLHUP and EPOLLERR cannot be masked and would spin (epoll_ctl(2))."""
+        if slot.mask == 0:
+            if mask:
+                self._epoll.register(fd, mask)
+        elif mask:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.unregister(fd)
+        slot.mask = mask
+
+    def _answer_bell(self) -> None:
+        try:
+            os.eventfd_read(self._doorbell)
+        except BlockingIOError:
+            return
+        for _ in range(len(self._posted)):
+            self._posted.popleft()()
+
+    def _end_tasks(self) -> None:
+        for _ in range(SHUTDOWN_TURNS_MAX):
+            if not self._tasks:
+                return
+            for task in tuple(self._tasks):
+                task.is_cancelled = True
+                self.wake(task)
+            self._turn_once()
+
+    def _close(self) -> None:
+        self._threads.close()
+        self._epoll.close()
+        with self._bell_lock:  # a late ring must not reach whatever gets this number next
+            os.close(self._doorbell)
+            self._doorbell = -1
+
+
+@types.coroutine
+def _pause() -> Generator[None, None, None]:
+    yield

@@ -1,0 +1,177 @@
+"""Events on their way to the audit trail: one writer thread, group commit, nothing lost and nothing out of order.
+
+1. `record` returns when the trail says the event is durable, and raises otherwise; the caller then denies.
+2. `note` never fails and never waits: what it queues is written in order, before anything queued later.
+3. A batch that cannot be written tells its waiters so; its notes stay at the head of the queue and are tried again.
+4. More waiters than `RECORDS_WAITING_MAX` are turned away at once: a slow disk must not eat the memory.
+5. A denial that is only noted (because it could not be recorded) is counted instead when `NOTES_WAITING_MAX` are
+   waiting; the count is written as one `Dropped` event when the trail works again.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sandhold.egress.gateway import RecordUnavailableError, new_event
+from sandhold.egress.reactor import Pending
+from sandhold.model.event import Dropped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandhold.egress.reactor import Reactor
+    from sandhold.model.event import Event
+
+RECORDS_WAITING_MAX: Final = 4096  # one decision each for every connection a sandbox may have
+NOTES_WAITING_MAX: Final = 16384  # ends and answers of those, and of the connections before them
+BATCH_MAX: Final = 1024  # events in one write: a few hundred KiB
+RETRY_S: Final = 1.0  # between two attempts on a trail that cannot be written
+RECORD_TIMEOUT_S: Final = 10.0  # a disk that takes longer is as good as none
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Events that are written together; `waiter` is None for notes."""
+
+    events: tuple[Event, ...]
+    waiter: Pending[None] | None
+
+
+class Recorder:
+    """The queue to the trail and the thread that empties it. `append` is durable when it returns, or raises OSError."""
+
+    def __init__(self, reactor: Reactor, append: Callable[[Sequence[Event]], None]) -> None:
+        self._reactor = reactor
+        self._append = append
+        self._entries: deque[_Entry] = deque()
+        self._waiting = 0
+        self._dropped = 0
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
+        self._thread.start()
+
+    async def record(self, *events: Event) -> None:
+        """Put events on durable record, all or none.
+
+        Raises:
+            RecordUnavailableError: when they are not (known to be) durable.
+        """
+        if self._waiting >= RECORDS_WAITING_MAX:
+            raise RecordUnavailableError("too many records are waiting")
+        waiter: Pending[None] = Pending(self._reactor)
+        self._waiting += 1
+        try:
+            self._put(_Entry(events, waiter))
+            await waiter.wait(self._reactor.clock() + RECORD_TIMEOUT_S)
+        except OSError as error:
+            raise RecordUnavailableError(str(error) or "the trail does not answer") from error
+        finally:
+            self._waiting -= 1
+
+    def note(self, event: Event) -> None:
+        """Queue an event that follows from one already on record."""
+        self._put(_Entry((event,), None))
+
+    def note_denial(self, *events: Event) -> None:
+        """Queue the events of one denial that is not on record, or only count it when the queue is full (rule 5)."""
+        with self._changed:
+            if len(self._entries) >= NOTES_WAITING_MAX:
+                self._dropped += 1
+                return
+        self._put(_Entry(events, None))
+
+    async def flush(self, deadline: float) -> None:
+        """Wait until everything queued so far is durable.
+
+        Raises:
+            TimeoutError: at the deadline.
+            OSError: when it could not be written now; it stays queued.
+        """
+        waiter: Pending[None] = Pending(self._reactor)
+        self._put(_Entry((), waiter))
+        await waiter.wait(deadline)
+
+    def stop(self) -> None:
+        """Let the thread end once the queue is empty or cannot be written; call after `flush`."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+
+    def _put(self, entry: _Entry) -> None:
+        with self._changed:
+            self._entries.append(entry)
+            self._changed.notify()
+
+    def _write(self) -> None:
+        while (batch := self._take()) is not None:
+            failure = self._attempt(batch)
+            if failure is None:
+                self._put_count()
+            else:
+                batch += self._keep_notes(batch)
+            self._tell(batch, failure)
+            if failure is not None and not self._wait_to_retry():
+                return
+
+    def _take(self) -> list[_Entry] | None:
+        with self._changed:
+            while not self._entries:
+                if self._is_stopping:
+                    return None
+                self._changed.wait()
+            return [self._entries.popleft() for _ in range(min(len(self._entries), BATCH_MAX))]
+
+    def _attempt(self, batch: list[_Entry]) -> str | None:
+        events = [event for entry in batch for event in entry.events]
+        try:
+            if events:
+                self._append(events)
+        except OSError as error:
+            return str(error) or type(error).__name__
+        except Exception as error:  # noqa: BLE001  whatever it is, nobody may believe that the batch is on record
+            traceback.print_exc(file=sys.stderr)
+            return type(error).__name__
+        return None
+
+    def _put_count(self) -> None:
+        """Rule 5: now that the trail works, say how many denials are missing from it."""
+        with self._changed:
+            if self._dropped:
+                self._entries.append(_Entry((Dropped(new_event(), "tcp", None, None, self._dropped),), None))
+                self._dropped = 0
+
+    def _keep_notes(self, batch: list[_Entry]) -> list[_Entry]:
+        """Put the notes of a failed batch back; returns who else waits, to be told that nothing can be written now."""
+        with self._changed:
+            others = [entry for entry in self._entries if entry.waiter is not None]
+            notes = [entry for entry in (*batch, *self._entries) if entry.waiter is None]
+            self._entries = deque(notes)
+            return others
+
+    def _tell(self, batch: list[_Entry], failure: str | None) -> None:
+        waiters = [entry.waiter for entry in batch if entry.waiter is not None]
+
+        def settle() -> None:
+            for waiter in waiters:
+                if failure is None:
+                    waiter.resolve(None)
+                else:
+                    waiter.fail(OSError(failure))
+
+        if waiters:
+            self._reactor.post(settle)
+
+    def _wait_to_retry(self) -> bool:
+        """Wait for news or `RETRY_S`; whether there is any point in going on."""
+        with self._changed:
+            if self._is_stopping:
+                return False
+            if all(entry.waiter is None for entry in self._entries):  # else somebody has come meanwhile
+                self._changed.wait(RETRY_S)
+            return True

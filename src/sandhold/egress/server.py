@@ -1,0 +1,271 @@
+"""Egress as a whole: the sockets from inside the cell, the link to the session, and everything between start and stop.
+
+1. It says that it is ready when it listens, and it runs on one generation until it is told to apply another.
+2. Applying a policy judges every open connection again and cuts what is denied; the answer is sent when that is on
+   record. A policy that cannot be read denies everything.
+3. When the session says stop, or is gone, every connection is cut and its end recorded before anything else.
+4. A connection over the limit, or one that there is no descriptor for, costs the sandbox that connection and nothing
+   else.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import os
+import resource
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sandhold.egress.connection import handle
+from sandhold.egress.denial import because
+from sandhold.egress.flows import CONNECTIONS_MAX, Flows
+from sandhold.egress.gateway import Gateway, new_event
+from sandhold.egress.nameserver import Nameserver
+from sandhold.egress.reactor import NEVER, Reactor, Task
+from sandhold.egress.recording import Recorder
+from sandhold.egress.relay import PipePool
+from sandhold.egress.stream import Stream
+from sandhold.egress.synthetic_names import SyntheticNames
+from sandhold.egress.upstream import Connect, Lookup, Upstream, look_up
+from sandhold.linux.netns import original_destination
+from sandhold.model.decision import Reason
+from sandhold.model.event import Connection, Via, Why
+from sandhold.policy.decide import unreadable_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv6Address
+    from pathlib import Path
+
+    from sandhold.egress.certificates import Authority
+    from sandhold.egress.host_proxy import HostProxy
+    from sandhold.model.event import Event
+    from sandhold.policy.index import PolicyIndex
+
+ACCEPT_BATCH_MAX: Final = 16  # connections taken in one turn, so that the open ones are served meanwhile
+ACCEPT_PAUSE_S: Final = 0.1  # after accept(2) found no descriptor or memory; closing connections frees some
+DESCRIPTORS_RESERVED: Final = 128  # for everything that is no connection: sockets, pipes, trail, database, threads
+DESCRIPTORS_PER_CONNECTION: Final = 2
+MESSAGE_BYTES_MAX: Final = 4096  # of the session; the longest we know has 20
+RELOAD_TIMEOUT_S: Final = 10.0  # reading and arranging a million rules takes three
+CUT_TIMEOUT_S: Final = 5.0  # for the tasks of cut connections to end; they have nothing left to wait for
+FLUSH_TIMEOUT_S: Final = 8.0  # for end records to be on disk, at the end of the session too
+EXPIRY_CHECK_S: Final = 0.5  # how late a connection may be cut after the rule that allowed it has expired
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The sockets made inside the cell, IPv4 and IPv6 each: listening, bound, listening."""
+
+    tcp: tuple[socket.socket, ...]
+    dns_udp: tuple[socket.socket, ...]
+    dns_tcp: tuple[socket.socket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EgressSetup:
+    """Everything egress is given.
+
+    `append` is durable when it returns or raises OSError, and is called by one thread. `authority` is the folder of the
+    installation's authority, or the authority itself. `reload` reads the policy as it is now. The last three are how
+    the world is reached; tests put a small one in their place.
+    """
+
+    inside: Inside
+    sandbox: str
+    index: PolicyIndex
+    append: Callable[[Sequence[Event]], None]
+    authority: Path | Authority
+    now: Callable[[], float]
+    reload: Callable[[], PolicyIndex]
+    proxy: HostProxy | None = None
+    resolvers: tuple[str, ...] = ()
+    connections_max: int = CONNECTIONS_MAX
+    lookup: Lookup = look_up
+    connect: Connect = socket.socket.connect_ex
+    original_destination: Callable[[socket.socket], tuple[IPv4Address | IPv6Address, int]] = original_destination
+
+
+def serve(setup: EgressSetup, link: socket.socket) -> None:
+    """Run until the link (AF_UNIX, SOCK_SEQPACKET) says stop or closes; the sockets inside are closed then."""
+    # resolver(5): no search domains. The name that was judged is the name that is looked up, never one made from it.
+    os.environ["LOCALDOMAIN"] = ""
+    reactor = Reactor()
+    recorder = Recorder(reactor, setup.append)
+    gateway = _make_gateway(setup, reactor, recorder)
+    try:
+        reactor.run(_Server(setup, link, gateway, recorder).run())
+    finally:
+        recorder.stop()
+        gateway.pipes.close()
+        for sock in (*setup.inside.tcp, *setup.inside.dns_udp, *setup.inside.dns_tcp):
+            sock.close()
+
+
+def _make_gateway(setup: EgressSetup, reactor: Reactor, recorder: Recorder) -> Gateway:
+    affordable = (_raise_descriptor_limit() - DESCRIPTORS_RESERVED) // DESCRIPTORS_PER_CONNECTION
+    return Gateway(
+        reactor=reactor,
+        sandbox=setup.sandbox,
+        names=SyntheticNames(),
+        authority=functools.cache(lambda: _load_authority(setup.authority)),
+        index=setup.index,
+        record=recorder.record,
+        note=recorder.note,
+        note_denial=recorder.note_denial,
+        upstream=Upstream(reactor, setup.proxy, setup.lookup, setup.connect),
+        flows=Flows(min(setup.connections_max, affordable)),
+        pipes=PipePool(),
+        now=setup.now,
+        new_event=new_event,
+        original_destination=setup.original_destination,
+        resolvers=setup.resolvers,
+    )
+
+
+def _load_authority(given: Path | Authority) -> Authority:
+    from sandhold.egress.certificates import Authority  # noqa: PLC0415  ssl and cryptography cost 150 ms at start-up
+
+    return given if isinstance(given, Authority) else Authority.load_or_create(given)
+
+
+def _raise_descriptor_limit() -> int:
+    """Ask for every descriptor we may have (getrlimit(2)); returns how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return soft
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
+
+
+class _Server:
+    """The running whole: what was started, and how it is told to change and to end."""
+
+    def __init__(self, setup: EgressSetup, link: socket.socket, gateway: Gateway, recorder: Recorder) -> None:
+        self._setup = setup
+        self._link = link
+        self._gateway = gateway
+        self._recorder = recorder
+        self._tasks: list[Task] = []
+
+    async def run(self) -> None:
+        """Serve until the session says stop or is gone (rules 1 and 3)."""
+        gateway, inside = self._gateway, self._setup.inside
+        nameserver = Nameserver(gateway)
+        spawn = gateway.reactor.spawn
+        self._tasks += [spawn(_accept(gateway, listener), "accept") for listener in inside.tcp]
+        self._tasks += [spawn(nameserver.serve_udp(sock), "dns-udp") for sock in inside.dns_udp]
+        self._tasks += [spawn(nameserver.serve_tcp(listener), "dns-tcp") for listener in inside.dns_tcp]
+        self._tasks.append(spawn(_watch_expiry(gateway), "expiry"))
+        self._link.settimeout(0)
+        gc.collect()
+        gc.freeze()
+        self._say({"ready": gateway.index.policy.generation})
+        try:
+            while (message := await self._hear()) is not None and "stop" not in message:
+                if "apply" in message:
+                    await self._apply()
+        finally:
+            gateway.flows.cut_all(Why.SESSION_ENDED)  # also when we are wrong: no connection outlives its server
+        await self._end()
+        self._say({"stopped": True})
+
+    async def _hear(self) -> Mapping[str, object] | None:
+        """The session's next message; None when it is gone, or says something that is no message."""
+        while True:
+            try:
+                packet = self._link.recv(MESSAGE_BYTES_MAX)
+                message = json.loads(packet) if packet else None
+            except BlockingIOError:
+                await self._gateway.reactor.readable(self._link.fileno(), NEVER)
+            except (OSError, ValueError):
+                return None
+            else:
+                return message if isinstance(message, dict) else None
+
+    def _say(self, message: Mapping[str, int | bool]) -> None:
+        try:
+            self._link.send(json.dumps(message).encode("ascii"))
+        except OSError:
+            return  # the session is gone: the next `_hear` says so
+
+    async def _apply(self) -> None:
+        """Rule 2."""
+        gateway = self._gateway
+        deadline = gateway.reactor.clock() + RELOAD_TIMEOUT_S
+        try:
+            gateway.index = await gateway.reactor.in_thread(self._setup.reload, deadline=deadline)
+        except Exception:  # noqa: BLE001  whatever it is: nobody knows what the policy says
+            traceback.print_exc(file=sys.stderr)
+            gateway.index = unreadable_policy(gateway.index.policy.generation)
+        cut = gateway.flows.cut_denied(gateway.index, gateway.now())
+        await self._settle(cut)
+        self._say({"applied": gateway.index.policy.generation, "cut": len(cut)})
+
+    async def _end(self) -> None:
+        """Rule 3."""
+        for task in self._tasks:
+            task.cancel()
+        await self._settle(self._gateway.flows.cut_all(Why.SESSION_ENDED))
+
+    async def _settle(self, cut: Iterable[Task]) -> None:
+        """Wait until connections that were cut have ended and their ends are on record."""
+        reactor = self._gateway.reactor
+        try:
+            for task in cut:
+                await task.join(reactor.clock() + CUT_TIMEOUT_S)
+            await self._recorder.flush(reactor.clock() + FLUSH_TIMEOUT_S)
+        except OSError as error:  # TimeoutError is one: they stay queued and are tried again
+            sys.stderr.write(f"end records are not on disk yet: {error}\n")
+
+
+async def _accept(gateway: Gateway, listener: socket.socket) -> None:
+    """Take connections until the task is cancelled."""
+    reactor = gateway.reactor
+    listener.settimeout(0)
+    while True:
+        await reactor.readable(listener.fileno(), NEVER)
+        try:
+            for _ in range(ACCEPT_BATCH_MAX):
+                sock, _peer = listener.accept()
+                if gateway.flows.is_full:
+                    _turn_away(gateway, sock)
+                else:
+                    reactor.spawn(handle(gateway, sock), "connection")
+        except (BlockingIOError, ConnectionError):
+            continue  # nobody is left in the queue, or somebody left it
+        except OSError:
+            await reactor.sleep(reactor.clock() + ACCEPT_PAUSE_S)  # rule 4
+
+
+def _turn_away(gateway: Gateway, sock: socket.socket) -> None:
+    """Reset a connection that is one too many; it stays on record."""
+    decision = because(gateway, Reason.CONNECTION_LIMIT)
+    try:
+        original = gateway.original_destination(sock)
+    except OSError:
+        original = None
+    gateway.note_denial(Connection(gateway.new_event(), Via.TRANSPARENT, None, (), original, decision))
+    Stream(gateway.reactor, sock).reset()
+
+
+async def _watch_expiry(gateway: Gateway) -> None:
+    """Cut connections when the rule that allows them expires, as a change of policy would."""
+    index: PolicyIndex | None = None
+    expiries: tuple[float, ...] = ()
+    before = gateway.now()
+    while True:
+        await gateway.reactor.sleep(gateway.reactor.clock() + EXPIRY_CHECK_S)
+        if index is not gateway.index:
+            index = gateway.index
+            expiries = tuple(rule.expires_at for rule in index.policy.rules if rule.expires_at is not None)
+        now = gateway.now()
+        if any(before < at <= now for at in expiries):
+            gateway.flows.cut_denied(index, now)
+        before = now

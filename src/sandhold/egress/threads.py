@@ -1,0 +1,76 @@
+"""A few threads for calls that block, such as name look-ups; their results come back to the reactor."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sandhold.egress.tasks import Pending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandhold.egress.reactor import Reactor
+
+T = TypeVar("T")
+
+THREADS_MAX: Final = 8  # blocking calls at the same time; more wait their turn, and their deadline runs meanwhile
+
+
+class Threads:
+    """Threads that are started when they are first needed, and end with the process at the latest."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._open = 0
+
+    async def run(self, function: Callable[..., T], *args: Any, deadline: float) -> T:
+        """Run a function on a thread; at the deadline its result is abandoned.
+
+        Raises:
+            TimeoutError: at the deadline, also when no thread was free until then.
+            Exception: whatever the function raises.
+        """
+        outcome: Pending[T] = Pending(self._reactor)
+        abandoned = threading.Event()
+
+        def job() -> None:
+            if abandoned.is_set():
+                return
+            try:
+                value = function(*args)
+            except Exception as error:  # noqa: BLE001  carried to the task that asked
+                failure = error
+                self._reactor.post(lambda: outcome.fail(failure))
+            else:
+                self._reactor.post(lambda: outcome.resolve(value))
+
+        self._start_one_more()
+        self._jobs.put(job)
+        try:
+            return await outcome.wait(deadline)
+        finally:
+            abandoned.set()
+
+    def close(self) -> None:
+        """Let each thread end after what it is doing."""
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _start_one_more(self) -> None:
+        self._open += 1
+        if self._open > len(self._threads) and len(self._threads) < THREADS_MAX:
+            thread = threading.Thread(target=self._work, name=f"blocking-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            self._reactor.post(self._count_done)
+
+    def _count_done(self) -> None:
+        self._open -= 1

@@ -1,0 +1,267 @@
+"""The session's socket: how commands on the host talk to the session that owns a running sandbox.
+
+A Unix socket of type SOCK_SEQPACKET in the sandbox's folder on the host, which no sandbox can see. One JSON message a
+packet, descriptors beside it (`unix(7)`, SCM_RIGHTS). Only the user who owns the session, and root, may connect.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+MESSAGE_BYTES_MAX: Final = 128 * 1024  # an environment and an argv are the largest things sent
+DESCRIPTORS_MAX: Final = 3  # standard input, output and error
+SEND_TIMEOUT_S: Final = 5.0  # a peer that does not read for so long is gone
+BACKLOG: Final = 64
+
+_SOCKET_NAME: Final = "session.sock"
+_PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """Start a command; without `argv`, the agent. Three descriptors come along unless it wants a terminal."""
+
+    argv: tuple[str, ...] | None
+    arguments: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    user: str
+    folder: str | None
+    wants_terminal: bool
+    rows: int = 24
+    columns: int = 80
+
+
+class Signal(msgspec.Struct, frozen=True, tag="signal"):
+    """Send a signal to the command started on this connection."""
+
+    signum: int
+
+
+class Keep(msgspec.Struct, frozen=True, tag="keep"):
+    """Keep the sandbox running when nobody is attached."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Stop the sandbox; the connection is closed when it has stopped."""
+
+    actor: str
+
+
+class Apply(msgspec.Struct, frozen=True, tag="apply"):
+    """Take over the policy as it is now."""
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    """Say how the session is."""
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """The command runs as process `pid` inside. With a terminal, its other end comes along."""
+
+    pid: int
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """The command ended."""
+
+    status: int
+    detail: str | None = None
+
+
+class Applied(msgspec.Struct, frozen=True, tag="applied"):
+    """The session runs on this generation now, and cut so many connections for it."""
+
+    generation: int
+    cut: int
+
+
+class State(msgspec.Struct, frozen=True, tag="state"):
+    """How the session is."""
+
+    session: str
+    generation: int
+    attached: int
+    is_kept: bool
+    notes: tuple[str, ...]
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """It is done."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """It could not be done."""
+
+    message: str
+
+
+Request = Start | Signal | Keep | Stop | Apply | Ask
+Reply = Started | Ended | Applied | State | Done | Failed
+
+_encode = msgspec.json.Encoder().encode
+_decode_request = msgspec.json.Decoder(Request).decode
+_decode_reply = msgspec.json.Decoder(Reply).decode
+
+
+class ChannelError(Exception):
+    """The other side is gone, late, or said something that is no message."""
+
+
+class Channel:
+    """One connection to a session, from either side; owns the socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        sock.settimeout(SEND_TIMEOUT_S)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def send(self, message: Request | Reply, descriptors: Sequence[int] = ()) -> None:
+        """Send one message with its descriptors.
+
+        Raises:
+            ChannelError: when the other side is gone or does not read.
+        """
+        try:
+            self._socket.settimeout(SEND_TIMEOUT_S)
+            socket.send_fds(self._socket, [_encode(message)], list(descriptors))
+        except OSError as error:
+            raise ChannelError(f"the other side does not read: {error.strerror}") from error
+
+    def receive_request(self) -> tuple[Request, list[int]]:
+        """Receive one request and its descriptors, which are the caller's to close.
+
+        Raises:
+            ChannelError: when the other side is gone or what it says is no request.
+        """
+        packet, descriptors = self._receive(SEND_TIMEOUT_S)
+        try:
+            return _decode_request(packet), descriptors
+        except msgspec.MsgspecError as error:
+            _close_all(descriptors)
+            raise ChannelError(f"not a request: {error}") from error
+
+    def receive_reply(self, timeout_s: float | None) -> tuple[Reply, list[int]]:
+        """Receive one reply and its descriptors, which are the caller's to close.
+
+        Raises:
+            ChannelError: when the session is gone, late, or what it says is no reply.
+        """
+        packet, descriptors = self._receive(timeout_s)
+        try:
+            return _decode_reply(packet), descriptors
+        except msgspec.MsgspecError as error:
+            _close_all(descriptors)
+            raise ChannelError(f"not a reply: {error}") from error
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _receive(self, timeout_s: float | None) -> tuple[bytes, list[int]]:
+        try:
+            self._socket.settimeout(timeout_s)
+            packet, descriptors, flags, _ = socket.recv_fds(
+                self._socket, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
+            )
+        except TimeoutError:
+            raise ChannelError("no answer in time") from None
+        except OSError as error:
+            raise ChannelError(f"the other side is gone: {error.strerror}") from error
+        if not packet or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            _close_all(descriptors)
+            raise ChannelError("the other side is gone" if not packet else "the message is too long")
+        return packet, descriptors
+
+
+class Listener:
+    """The session's side of the socket; owns it and its name in the file system."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / _SOCKET_NAME
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._path = path
+        previous = os.umask(0o077)
+        try:
+            with _short_name(folder) as name:
+                self._socket.bind(name)
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            os.umask(previous)
+        self._socket.listen(BACKLOG)
+        self._socket.settimeout(0)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def accept(self) -> Channel | None:
+        """Accept one connection; None when there is none, or its user is not ours and not root (SO_PEERCRED)."""
+        try:
+            sock, _ = self._socket.accept()
+        except OSError:
+            return None
+        _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        if uid not in (0, os.geteuid()):
+            sock.close()
+            return None
+        return Channel(sock)
+
+    def close(self) -> None:
+        """Stop listening and take the name away."""
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(folder: Path) -> Channel | None:
+    """Connect to the session whose sandbox has this folder; None when none listens."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(SEND_TIMEOUT_S)
+    try:
+        with _short_name(folder) as name:
+            sock.connect(name)
+    except OSError:
+        sock.close()
+        return None
+    return Channel(sock)
+
+
+@contextmanager
+def _short_name(folder: Path) -> Iterator[str]:
+    """Name the socket through its folder's descriptor: `sun_path` holds 107 bytes, a state folder can be deeper."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{_SOCKET_NAME}"
+    finally:
+        os.close(descriptor)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

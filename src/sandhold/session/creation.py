@@ -1,0 +1,178 @@
+"""New sandboxes: what was asked for, checked, made and stored; and deleted again, never the workspace."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
+from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox, is_sandbox_name
+from sandhold.store import sandboxes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandhold.paths import Paths
+    from sandhold.store.database import Database
+
+NAME_LENGTH_MAX: Final = 63
+LAYER_FOLDER: Final = "layer"
+PIDS_DEFAULT: Final = 4096  # a parallel build starts hundreds; a fork bomb stops here
+MEMORY_SHARE_DEFAULT: Final = 0.5  # of the host's memory, so that the host stays usable whatever happens inside
+MEMORY_MIN: Final = 64 * 1024 * 1024  # below this not even a shell starts
+
+_FORBIDDEN: Final = ("/", "/proc", "/sys", "/dev", "/run", "/etc", "/usr", "/var", "/boot", "/bin", "/sbin", "/lib")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmgt]?)i?b?")
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A sandbox as it was asked for; None where nothing was said."""
+
+    agent: str
+    paths: tuple[str, ...]
+    name: str | None = None
+    isolation: str = "auto"
+    template: str | None = None
+    cpus: float | None = None
+    memory: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+def default_name(agent: str, folder: Path) -> str:
+    """Return the name a sandbox gets when none is given: `AGENT-FOLDER`, in the letters that names have."""
+    text = re.sub(r"[^a-z0-9_.-]+", "-", f"{agent}-{folder.name}".lower())
+    return text.strip("-.")[:NAME_LENGTH_MAX].rstrip("-.")
+
+
+def plan(wanted: Wanted, paths: Paths) -> Sandbox:
+    """Check what was asked for and fill in the rest; nothing is made yet.
+
+    Raises:
+        SbxError: when a name, path, limit or isolation is not one that can be had, saying what can.
+    """
+    mounts = parse_mounts(wanted.paths or (".",), paths)
+    name = wanted.name if wanted.name is not None else default_name(wanted.agent, Path(mounts[0].path))
+    check_name(name)
+    return Sandbox(
+        name=name,
+        agent=wanted.agent,
+        isolation=_isolation(wanted.isolation),
+        template=wanted.template or "debian",
+        mounts=mounts,
+        limits=Limits(_cpus(wanted.cpus), _memory(wanted.memory), PIDS_DEFAULT),
+        environment=wanted.environment,
+        slot=0,
+        created_at=time.time(),
+    )
+
+
+def make(database: Database, paths: Paths, sandbox: Sandbox) -> Sandbox:
+    """Store a planned sandbox and make its folder.
+
+    Raises:
+        NameTakenError: when the name is in use.
+    """
+    stored = sandboxes.add(database, sandbox)
+    paths.sandbox(sandbox.name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return stored
+
+
+def check_name(name: str) -> None:
+    """Check a sandbox's name.
+
+    Raises:
+        SbxError: when it is none.
+    """
+    if not is_sandbox_name(name):
+        raise SbxError(
+            f"`{name}` cannot name a sandbox",
+            hint="use up to 63 of `a-z 0-9 _ . -`, starting with a letter or a digit",
+            status=EXIT_USAGE,
+        )
+
+
+def parse_mounts(texts: Sequence[str], paths: Paths) -> tuple[Mount, ...]:
+    """Read `PATH[:ro]` for each text; the first is the workspace.
+
+    Raises:
+        SbxError: when one is no folder, is a folder that nothing inside may see, or is named twice.
+    """
+    mounts: list[Mount] = []
+    for text in texts:
+        path_text, is_read_only = (text[:-3], True) if text.endswith(":ro") else (text, False)
+        mount = Mount(_folder(path_text, paths), is_read_only)
+        if any(mount.path == other.path for other in mounts):
+            raise SbxError(f"`{mount.path}` is named twice", status=EXIT_USAGE)
+        mounts.append(mount)
+    return tuple(mounts)
+
+
+def parse_environment(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Read `NAME=VALUE`, or `NAME` for the value it has on the host.
+
+    Raises:
+        SbxError: when a name is none, or has no value on the host.
+    """
+    variables: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise SbxError(f"`{text}` is no variable", hint="write `NAME=VALUE`, or `NAME` alone", status=EXIT_USAGE)
+        if not equals and name not in os.environ:
+            raise SbxError(f"the variable `{name}` is not set here", hint=f"write `{name}=VALUE`", status=EXIT_USAGE)
+        variables[name] = value if equals else os.environ[name]
+    return tuple(variables.items())
+
+
+def _folder(text: str, paths: Paths) -> PurePosixPath:
+    try:
+        folder = Path(text).expanduser().resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise SbxError(f"`{text}` is no folder that can be opened", status=EXIT_USAGE) from error
+    if not folder.is_dir():
+        raise SbxError(f"`{text}` is not a folder", hint="name the folder that holds it", status=EXIT_USAGE)
+    if str(folder) in _FORBIDDEN:
+        raise SbxError(f"`{folder}` belongs to the system", hint="name a project's folder", status=EXIT_USAGE)
+    for ours in (paths.state, paths.data, paths.config):
+        if ours.is_relative_to(folder) or folder.is_relative_to(ours):
+            raise SbxError(
+                f"`{folder}` holds sbx's own files (`{ours}`), which no sandbox may see",
+                hint="name a project's folder, not the home folder",
+                status=EXIT_USAGE,
+            )
+    return PurePosixPath(folder)
+
+
+def _isolation(text: str) -> Isolation:
+    if text == Isolation.MICROVM.value:
+        raise SbxError(
+            "this version has no microVM cells",
+            hint="use `--isolation namespaces`, or `auto`",
+            status=EXIT_NOT_HELD,
+        )
+    return Isolation.NAMESPACES
+
+
+def _cpus(cpus: float | None) -> float | None:
+    if cpus is not None and not 0.01 <= cpus <= (os.cpu_count() or 1):
+        raise SbxError(f"`--cpus {cpus:g}` is not between 0.01 and {os.cpu_count()}", status=EXIT_USAGE)
+    return cpus
+
+
+def _memory(text: str | None) -> int:
+    if text is None:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(total * MEMORY_SHARE_DEFAULT)
+    match = _SIZE.fullmatch(text.lower())
+    if match is None:
+        raise SbxError(f"`--memory {text}` is no size", hint="for example `512m` or `4g`", status=EXIT_USAGE)
+    size = int(float(match[1]) * _UNITS[match[2]])
+    if size < MEMORY_MIN:
+        raise SbxError(f"`--memory {text}` is less than 64m", status=EXIT_USAGE)
+    return size

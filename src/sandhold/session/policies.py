@@ -1,0 +1,113 @@
+"""Policy changes as the user makes them: recorded in every trail they concern, then in force, then made known.
+
+The record comes first: a change that cannot be put on record in the host's own trail and in the trail of every sandbox
+it covers is not made.
+"""
+
+from __future__ import annotations
+
+import getpass
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sandhold.errors import SbxError
+from sandhold.model.sandbox import Status
+from sandhold.session import control, presence
+from sandhold.store import sandboxes
+from sandhold.store.audit import Clock, Trail
+from sandhold.store.event_ids import new_event_id
+from sandhold.store.rules import Editor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sandhold.model.event import Event, PolicyChanged
+    from sandhold.paths import Paths
+    from sandhold.store.database import Database
+
+APPLY_TIMEOUT_S: Final = 15.0  # a deny cuts within a second; the records of what it cut go to disk before the answer
+HOST_SESSION: Final = "-"
+CLOCK: Final = Clock(time.time, time.monotonic_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of `--now` in one running sandbox; `problem` says why it did not take the change over."""
+
+    sandbox: str
+    generation: int | None
+    cut: int
+    problem: str | None
+
+
+def actor() -> str:
+    """Return the user's name on this host."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def editor(paths: Paths, database: Database, sandbox: str | None) -> Editor:
+    """Return who edits the policy of `sandbox` (None: of all), recording each change where it belongs."""
+    now = time.time()
+
+    def record(change: PolicyChanged) -> None:
+        covered = change.sandbox if change.sandbox is not None else sandbox
+        names = [each.name for each in sandboxes.list_all(database)] if covered is None else [covered]
+        record_everywhere(paths, names, change)
+
+    return Editor(actor(), new_event_id(now), now, record)
+
+
+def record_everywhere(paths: Paths, names: Iterable[str], event: Event) -> None:
+    """Put an event on record in the host's trail and in those of the sandboxes named.
+
+    Raises:
+        SbxError: when one of them cannot be written.
+    """
+    targets = [(paths.host_trail, HOST_SESSION), *((paths.trail(name), name) for name in names)]
+    for path, name in targets:
+        try:
+            with Trail.open(path, name, HOST_SESSION, CLOCK) as trail:
+                trail.append([event])
+        except OSError as error:
+            raise SbxError(
+                f"the change could not be put on record in `{path}` ({error.strerror or error}), so it was not made",
+                hint="free some disk space, or see `sbx policy log --verify`",
+            ) from error
+
+
+def running_on_older(paths: Paths, database: Database, generation: int, sandbox: str | None) -> tuple[str, ...]:
+    """Name the running sandboxes that a change concerns and that still run on an older generation."""
+    return tuple(
+        each.name
+        for each in sandboxes.list_all(database)
+        if (sandbox is None or each.name == sandbox) and _is_behind(paths, each.name, generation)
+    )
+
+
+def apply_now(paths: Paths, names: Iterable[str]) -> tuple[Applied, ...]:
+    """Let running sandboxes take over the policy as it is now."""
+    return tuple(_apply(paths, name) for name in names)
+
+
+def _is_behind(paths: Paths, name: str, generation: int) -> bool:
+    found = presence.look(paths.sandbox(name))
+    return found.status is Status.RUNNING and (found.marker is None or found.marker.generation < generation)
+
+
+def _apply(paths: Paths, name: str) -> Applied:
+    channel = control.connect(paths.sandbox(name))
+    if channel is None:
+        return Applied(name, None, 0, "its session does not answer")
+    with channel:
+        try:
+            channel.send(control.Apply())
+            reply, _ = channel.receive_reply(APPLY_TIMEOUT_S)
+        except control.ChannelError as error:
+            return Applied(name, None, 0, str(error))
+    if isinstance(reply, control.Applied):
+        return Applied(name, reply.generation, reply.cut, None)
+    return Applied(name, None, 0, reply.message if isinstance(reply, control.Failed) else "an answer that fits not")

@@ -1,0 +1,122 @@
+"""Whether a sandbox runs, asked of the kernel: its session holds a lock for as long as it lives.
+
+The lock is an open-file-description lock (`fcntl(2)`, F_OFD_SETLK), which the kernel takes back however the session
+ends, and which can be looked at without being taken. Beside it a marker says what ran; a marker without a lock is a
+session that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import struct
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+from sandhold.model.sandbox import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MARKER_BYTES_MAX: Final = 4096
+
+_LOCK_NAME: Final = "session.lock"
+_MARKER_NAME: Final = "session.json"
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock (fcntl(2)); l_pid is 0 for open-file-description locks
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What a session says of itself: its id, its process, the policy generation it runs on, when it started (seconds
+    since the epoch)."""
+
+    session: str
+    pid: int
+    generation: int
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A sandbox's status and, unless it is stopped, the marker of the session that runs or was lost."""
+
+    status: Status
+    marker: Marker | None
+
+
+class AlreadyHeldError(Exception):
+    """Another session holds the sandbox."""
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the sandbox of this folder.
+
+    Raises:
+        AlreadyHeldError: when a session holds it.
+    """
+    descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        except (BlockingIOError, PermissionError):
+            raise AlreadyHeldError from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def look(folder: Path) -> Presence:
+    """Look at the sandbox of this folder without touching it."""
+    marker = _read_marker(folder / _MARKER_NAME)
+    if _is_held(folder / _LOCK_NAME):
+        return Presence(Status.RUNNING, marker)
+    return Presence(Status.LOST, marker) if marker is not None else Presence(Status.STOPPED, None)
+
+
+def write_marker(folder: Path, marker: Marker) -> None:
+    """Say what runs; the file is whole or not there, also after a power loss."""
+    path, temporary = folder / _MARKER_NAME, folder / f"{_MARKER_NAME}.new"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(asdict(marker), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def remove_marker(folder: Path) -> None:
+    """Say that the session ended in order."""
+    (folder / _MARKER_NAME).unlink(missing_ok=True)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, *_ = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, question))
+    finally:
+        os.close(descriptor)
+    return bool(kind != fcntl.F_UNLCK)
+
+
+def _read_marker(path: Path) -> Marker | None:
+    try:
+        with path.open("rb") as file:
+            values = json.loads(file.read(MARKER_BYTES_MAX))
+        return Marker(
+            session=str(values["session"]),
+            pid=int(values["pid"]),
+            generation=int(values["generation"]),
+            started_at=float(values["started_at"]),
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        # Something ran here and left a marker that says nothing: lost all the same.
+        return Marker(session="unknown", pid=0, generation=0, started_at=0.0)

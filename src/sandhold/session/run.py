@@ -1,0 +1,215 @@
+"""The session: the process on the host that owns one running sandbox, from its lock to its last record.
+
+Things are opened in one order and closed in the reverse: lock, trail, cell (nothing runs in it yet), egress (listening
+on the cell's sockets), record of the start, control socket; then commands may start inside. However it ends, egress is
+cut first, then every process inside ends, then the end is on record. If the session is killed, the kernel closes the
+descriptors that egress and the cell live by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sandhold.agents.definitions import load_agent
+from sandhold.cell.namespaces import open_cell
+from sandhold.cell.spec import CellSpec, DroppedCount
+from sandhold.cell.templates import find_template
+from sandhold.egress.certificates import Authority
+from sandhold.errors import SbxError
+from sandhold.model.event import Dropped, GenerationSwitched, SessionStarted, SessionStopped
+from sandhold.paths import Paths
+from sandhold.session import control, inside, presence
+from sandhold.session.creation import LAYER_FOLDER
+from sandhold.session.egress_process import EgressError, EgressProcess
+from sandhold.session.policies import CLOCK, actor
+from sandhold.session.recovery import recover
+from sandhold.session.serving import Serving, serve
+from sandhold.store import sandboxes
+from sandhold.store.audit import Trail
+from sandhold.store.database import open_database, read_only
+from sandhold.store.event_ids import new_event_id
+from sandhold.store.verification import remember_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sandhold.cell.spec import Cell
+    from sandhold.model.event import Event
+    from sandhold.model.rule import Generation
+    from sandhold.model.sandbox import Sandbox
+
+VERSION: Final = "0.1.0"
+
+
+def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
+    """Own sandbox `name` from here to its end; `say_ready` is called once commands can be started in it.
+
+    Raises:
+        presence.AlreadyHeldError: when another session owns it.
+        SbxError: when the sandbox cannot be held; nothing runs and nothing is reachable then.
+    """
+    folder = paths.sandbox(name)
+    with ExitStack() as stack:
+        stack.enter_context(presence.hold(folder))
+        with contextlib.closing(read_only(paths.database)) as database:
+            sandbox = sandboxes.get(database, name)
+        lost = presence.look(folder).marker
+        if lost is not None:
+            recover(folder, paths.trail(name), name, lost)
+        session = str(new_event_id(CLOCK.now()))
+        trail = stack.enter_context(Trail.open(paths.trail(name), name, session, CLOCK))
+        wake = stack.enter_context(_stop_signals())
+        cell = stack.enter_context(open_cell(_cell_spec(paths, sandbox)))
+        drops = DropCounter(cell, trail)
+        egress = stack.enter_context(EgressProcess.start(paths, name, session, cell, os.environ))
+        generation = egress.wait_ready()
+        listener = stack.enter_context(control.Listener(folder))
+        serving = Serving(
+            sandbox=sandbox,
+            agent=load_agent(sandbox.agent),
+            session=session,
+            cell=cell,
+            egress=egress,
+            listener=listener,
+            generation=generation,
+            switched=lambda before, after, cut: _switched(folder, trail, session, before, after, cut),
+            count_dropped=drops.record,
+        )
+        presence.write_marker(folder, presence.Marker(session, os.getpid(), generation, time.time()))
+        trail.append([_started(sandbox, generation)])
+        say_ready()
+        try:
+            serve(serving, wake)
+        finally:
+            egress.stop()
+            drops.record()
+            cell.kill()
+            _stopped(paths, folder, trail, serving)
+
+
+class DropCounter:
+    """Puts on record what the cell dropped since the last time."""
+
+    def __init__(self, cell: Cell, trail: Trail) -> None:
+        self._cell = cell
+        self._trail = trail
+        self._seen: dict[tuple[str, object, int | None], int] = {}
+
+    def record(self) -> None:
+        """Count and record; what cannot be recorded now is counted again the next time."""
+        try:
+            fresh = [(count, new) for count in self._cell.dropped() if (new := self._new(count)) > 0]
+            self._trail.append([_dropped(count, new) for count, new in fresh])
+        except OSError as error:
+            print_log(f"dropped packets could not be recorded: {error}")
+            return
+        self._seen.update({(count.protocol, count.address, count.port): count.packets for count, _ in fresh})
+
+    def _new(self, count: DroppedCount) -> int:
+        return count.packets - self._seen.get((count.protocol, count.address, count.port), 0)
+
+
+def print_log(text: str) -> None:
+    """Write a line into the session's own log, which is this process's standard error."""
+    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """Run the session named on the command line; says on descriptor `ready` when commands can start, or why not."""
+    given = json.loads(sys.argv[1])
+    paths = Paths(Path(given["state"]), Path(given["data"]), Path(given["config"]))
+    ready: int = given["ready"]
+    os.umask(0o077)
+
+    def say(answer: dict[str, object]) -> None:
+        with contextlib.suppress(OSError):
+            os.write(ready, json.dumps(answer).encode())
+            os.close(ready)
+
+    try:
+        run_session(paths, given["name"], lambda: say({"ready": True}))
+    except presence.AlreadyHeldError:
+        say({"held": True})
+    except SbxError as error:
+        print_log(f"error: {error.message}")
+        say({"error": error.message, "hint": error.hint, "status": error.status})
+    except (OSError, EgressError) as error:
+        print_log(f"error: {error}")
+        say({"error": str(error), "hint": f"`sbx doctor` shows what this host can do; `sbx logs {given['name']}`"})
+
+
+def _cell_spec(paths: Paths, sandbox: Sandbox) -> CellSpec:
+    authority = Authority.load_or_create(paths.authority)
+    return CellSpec(
+        name=sandbox.name,
+        template=find_template(paths.templates, sandbox.template),
+        layer=paths.sandbox(sandbox.name) / LAYER_FOLDER,
+        mounts=sandbox.mounts,
+        files=inside.injected_files(sandbox.name, authority.certificate_pem, os.environ),
+        limits=sandbox.limits,
+        slot=sandbox.slot,
+    )
+
+
+def _started(sandbox: Sandbox, generation: Generation) -> Event:
+    return SessionStarted(
+        event=new_event_id(CLOCK.now()),
+        actor=actor(),
+        agent=sandbox.agent,
+        isolation=sandbox.isolation.value,
+        template=sandbox.template,
+        generation=generation,
+        version=VERSION,
+    )
+
+
+def _switched(folder: Path, trail: Trail, session: str, before: Generation, after: Generation, cut: int) -> None:
+    marker = presence.look(folder).marker
+    started_at = marker.started_at if marker is not None else CLOCK.now()
+    presence.write_marker(folder, presence.Marker(session, os.getpid(), after, started_at))
+    trail.append([GenerationSwitched(new_event_id(CLOCK.now()), before, after, cut)])
+
+
+def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving) -> None:
+    """Put the end on record and let go of the marker; without the record, the next command finds the sandbox lost."""
+    reason = serving.ended or "crashed"
+    try:
+        trail.append([SessionStopped(new_event_id(CLOCK.now()), reason, serving.actor)])
+    except OSError as error:
+        print_log(f"the end of the session could not be recorded: {error}")
+        return
+    presence.remove_marker(folder)
+    with contextlib.suppress(SbxError), contextlib.closing(open_database(paths.database)) as database:
+        remember_head(database, serving.sandbox.name, trail.head)
+
+
+def _dropped(count: DroppedCount, packets: int) -> Event:
+    return Dropped(new_event_id(CLOCK.now()), count.protocol, count.address, count.port, packets)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[int]:
+    """Turn the signals that ask a process to stop into a readable descriptor."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, lambda *_: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(reader)
+        os.close(writer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""From a command on the host to a running session: found or started, and a connection to it.
+
+A session is a process of its own, so that closing the terminal of one user ends only what that user attached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sandhold.errors import EXIT_NOT_HELD, SbxError
+from sandhold.linux.process import spawn_program
+from sandhold.model.sandbox import Status
+from sandhold.session import control, presence
+from sandhold.session.presence import AlreadyHeldError, hold
+from sandhold.session.recovery import recover
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandhold.paths import Paths
+
+START_TIMEOUT_S: Final = 120.0  # a cell's first start unpacks nothing, but the machine may be starting twenty others
+STOP_TIMEOUT_S: Final = 30.0  # cut, kill, and the last records on disk
+ENDING_TIMEOUT_S: Final = 10.0  # between the session's last word and its last breath
+CONNECT_TRIES: Final = 200  # a session that is just starting or just ending, looked at every RETRY_S
+RETRY_S: Final = 0.05
+LOG_NAME: Final = "session.log"
+LOG_BYTES_MAX: Final = 1 << 20  # then the log starts again, the one before is kept
+
+_MODULE: Final = "sandhold.session.run"
+_ENVIRONMENT: Final = (
+    "HOME", "PATH", "USER", "LOGNAME", "LANG", "TZ", "SSL_CERT_FILE",
+    "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy",
+    "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A connection to a running session. `lost` is the marker of a session that was found killed, None if none was."""
+
+    channel: control.Channel
+    lost: presence.Marker | None
+    was_started: bool
+
+
+def reach(paths: Paths, name: str, environ: Mapping[str, str]) -> Reached:
+    """Connect to the session of a sandbox, which is started when it does not run.
+
+    Raises:
+        SbxError: when it cannot be held (exit status 125), or neither answers nor ends.
+    """
+    folder = paths.sandbox(name)
+    was_started, lost = False, None
+    for _ in range(CONNECT_TRIES):
+        channel = control.connect(folder)
+        if channel is not None:
+            return Reached(channel, lost, was_started)
+        found = presence.look(folder)
+        if found.status is Status.RUNNING:
+            time.sleep(RETRY_S)  # it is starting or ending: both have an end, and neither tells us
+            continue
+        lost = found.marker or lost
+        was_started = _start(paths, name, environ) or was_started
+    raise SbxError(
+        f"the session of `{name}` neither answers nor ends", hint=f"end it with `sbx stop {name}`", status=EXIT_NOT_HELD
+    )
+
+
+def notes(paths: Paths, name: str) -> tuple[str, ...]:
+    """Return what this host cannot give to a running sandbox, a sentence each; nothing when it does not answer."""
+    channel = control.connect(paths.sandbox(name))
+    if channel is None:
+        return ()
+    with channel:
+        try:
+            channel.send(control.Ask())
+            reply, _ = channel.receive_reply(control.SEND_TIMEOUT_S)
+        except control.ChannelError:
+            return ()
+    return reply.notes if isinstance(reply, control.State) else ()
+
+
+def stop(paths: Paths, name: str, actor: str) -> Status:
+    """Stop a sandbox and return what it was: running, stopped or lost (then what was left is put in order).
+
+    Raises:
+        SbxError: when it does not stop in time, even killed.
+    """
+    folder = paths.sandbox(name)
+    found = presence.look(folder)
+    if found.status is Status.RUNNING:
+        _stop_running(folder, found.marker, actor)
+        if presence.look(folder).status is Status.RUNNING:
+            raise SbxError(f"`{name}` does not stop", hint=f"see `sbx logs {name}`")
+        clean_up(paths, name)
+    elif found.status is Status.LOST:
+        clean_up(paths, name)
+    return found.status
+
+
+def clean_up(paths: Paths, name: str) -> int | None:
+    """Put in order what a killed session left; returns how many connections it had open, None if nothing was left."""
+    folder = paths.sandbox(name)
+    try:
+        with hold(folder):
+            marker = presence.look(folder).marker
+            return None if marker is None else recover(folder, paths.trail(name), name, marker)
+    except AlreadyHeldError:
+        return None
+    except OSError as error:
+        raise SbxError(f"the end of `{name}` cannot be recorded: {error.strerror or error}") from error
+
+
+def _stop_running(folder: Path, marker: presence.Marker | None, actor: str) -> None:
+    """Ask; whoever does not stop is killed, which the kernel turns into an end of everything it started."""
+    channel = control.connect(folder)
+    if channel is not None:
+        with channel:
+            try:
+                channel.send(control.Stop(actor))
+                channel.receive_reply(STOP_TIMEOUT_S)
+            except control.ChannelError:
+                pass  # the session hangs up when it has stopped
+    if not _has_ended(folder, ENDING_TIMEOUT_S) and marker is not None and _is_session(marker.pid):
+        os.kill(marker.pid, signal.SIGKILL)
+        _has_ended(folder, ENDING_TIMEOUT_S)
+
+
+def _has_ended(folder: Path, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while presence.look(folder).status is Status.RUNNING:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(RETRY_S)
+    return True
+
+
+def _is_session(pid: int) -> bool:
+    """Whether that process is a session: a number in an old marker may be another process's by now."""
+    try:
+        return _MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:
+    """Start a session and wait until commands can be started in it; False when another one won."""
+    folder = paths.sandbox(name)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    log = _open_log(folder)
+    try:
+        given = {
+            "state": str(paths.state),
+            "data": str(paths.data),
+            "config": str(paths.config),
+            "name": name,
+            "ready": writer,
+        }
+        passed = {variable: environ[variable] for variable in _ENVIRONMENT if variable in environ}
+        child = spawn_program(_MODULE, [json.dumps(given)], fds=[writer], log=log, environment=passed)
+        os.close(writer)
+        writer = -1
+        answer = _answer(reader)
+    finally:
+        os.close(reader)
+        os.close(log)
+        if writer >= 0:
+            os.close(writer)
+    if answer.get("ready"):
+        child.forget()
+        return True
+    if answer.get("held"):
+        child.wait(START_TIMEOUT_S)
+        return False
+    child.kill()
+    child.wait(STOP_TIMEOUT_S)
+    raise SbxError(
+        str(answer.get("error") or f"the session of `{name}` did not start"),
+        hint=str(answer.get("hint") or f"`sbx logs {name}` may say why"),
+        status=EXIT_NOT_HELD,
+    )
+
+
+def _answer(reader: int) -> dict[str, object]:
+    """Read what the session says of its start until it closes the descriptor; nothing when it says nothing in time."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    said = b""
+    while (left_s := deadline - time.monotonic()) > 0 and select.select([reader], [], [], left_s)[0]:
+        data = os.read(reader, 4096)
+        if not data:
+            break
+        said += data
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _open_log(folder: Path) -> int:
+    path = folder / LOG_NAME
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
+        path.replace(path.with_suffix(".log.1"))
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,104 @@
+"""A socket as awaited reads and writes."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandhold.egress.reactor import Reactor
+from sandhold.egress.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+LONG_S = 20.0
+
+
+def run(main: Callable[[Reactor, Stream, socket.socket], Awaitable[None]]) -> None:
+    """Run with a stream and the other end of its socket."""
+    reactor = Reactor()
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname(), timeout=LONG_S) as theirs:
+        ours, _ = listener.accept()
+
+        async def body() -> None:
+            stream = Stream(reactor, ours)
+            try:
+                await main(reactor, stream, theirs)
+            finally:
+                stream.close()
+
+        reactor.run(body())
+
+
+def test_what_was_pushed_back_is_read_first() -> None:
+    """Bytes that were looked at are read again, before newer ones, in pieces of any size."""
+
+    async def main(reactor: Reactor, stream: Stream, theirs: socket.socket) -> None:
+        deadline = reactor.clock() + LONG_S
+        theirs.sendall(b"abcdef")
+        stream.unread(await stream.read_exactly(6, deadline))
+        theirs.sendall(b"gh")
+        stream.skip(1)
+        assert stream.early == b"bcdef"
+        assert await stream.read(2, deadline) == b"bc"
+        assert await stream.read_exactly(5, deadline) == b"defgh"
+
+    run(main)
+
+
+def test_an_end_is_empty_and_too_few_bytes_are_an_error() -> None:
+    """`read` says the end with nothing; `read_exactly` raises when it comes too early."""
+
+    async def main(reactor: Reactor, stream: Stream, theirs: socket.socket) -> None:
+        deadline = reactor.clock() + LONG_S
+        theirs.sendall(b"ab")
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(EOFError):
+            await stream.read_exactly(3, deadline)
+        assert await stream.read(1, deadline) == b""
+
+    run(main)
+
+
+def test_a_write_waits_for_a_slow_reader_and_no_longer_than_its_deadline() -> None:
+    """A reader that takes nothing ends the write at the deadline; one that reads gets everything."""
+
+    async def main(reactor: Reactor, stream: Stream, theirs: socket.socket) -> None:
+        data = b"x" * 20_000_000
+        with pytest.raises(TimeoutError):
+            await stream.write(data, reactor.clock() + 0.05)
+        theirs.settimeout(0)
+        other = Stream(reactor, theirs)
+        got = 0
+
+        async def reader() -> None:
+            nonlocal got
+            while chunk := await other.read(1_000_000, reactor.clock() + LONG_S):
+                got += len(chunk)
+
+        task = reactor.spawn(reader(), "reader")
+        await stream.write(b"y" * 5_000_000, reactor.clock() + LONG_S)
+        stream.end_writing()
+        await task.join(reactor.clock() + LONG_S)
+        assert got > 5_000_000
+
+    run(main)
+
+
+def test_a_reset_is_seen_as_one() -> None:
+    """`reset` is never taken for a regular end; it may be called again."""
+
+    async def main(reactor: Reactor, stream: Stream, theirs: socket.socket) -> None:
+        stream.reset()
+        stream.reset()
+        stream.close()
+        assert stream.fileno() == -1
+        with pytest.raises(ConnectionResetError):
+            theirs.recv(1)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await stream.read(1, reactor.clock() + LONG_S)
+
+    run(main)

@@ -1,0 +1,91 @@
+"""The same story for an ordinary user who installed the project by its package, with no part of it run as root."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.installation import Installation
+from tests.walkthrough.story import tell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PYTHON = "/usr/bin/python3"  # the distribution's own: one that every user can run
+CLONE = Path(__file__).resolve().parents[2]
+PACKAGE = ("pyproject.toml", "README.md", "LICENSE", "src")
+
+
+@pytest.fixture(scope="module")
+def ordinary() -> Iterator[Installation]:
+    """Make a user of this host and an installation of theirs, from the package as `pip` builds it."""
+    if os.geteuid() != 0:
+        pytest.skip("the other tests of this folder run as an ordinary user already")
+    name = f"sbx{secrets.token_hex(4)}"
+    _run("useradd", "--create-home", "--user-group", name)
+    home = Path(f"~{name}").expanduser()
+    uid = home.stat().st_uid
+    prefix = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+    try:
+        _install(prefix, home, uid)
+        yield Installation(home, home / "data", (str(home / "venv" / "bin" / "sbx"),), prefix)
+    finally:
+        sbx = Installation(home, home / "data", (str(home / "venv" / "bin" / "sbx"),), prefix)
+        for sandbox in sbx("ls", "-q").out.split():
+            sbx("rm", "-f", sandbox)
+        _run("userdel", "--remove", name)
+
+
+def test_the_walk_through_as_an_ordinary_user(ordinary: Installation) -> None:
+    """What the README tells happens for an ordinary user too, template, installation inside and all."""
+    project = _project(ordinary, "project")
+    ordinary.ok("create", "--name", "sbxlab", "shell", ".", folder=project)
+    tell(ordinary, project)
+    written = "touch made; sudo -n touch made-by-root; id -un; sudo -n id -un"
+    assert ordinary.ok("exec", "sbxlab", "bash", "-c", written) == "agent\nroot\n"
+    assert (project / "made").stat().st_uid == ordinary.home.stat().st_uid
+    assert (project / "made-by-root").stat().st_uid not in (0, ordinary.home.stat().st_uid)
+
+
+def test_the_hosts_own_programs_as_an_ordinary_user(ordinary: Installation) -> None:
+    """From the template `host` a sandbox starts at once, answers, and says what this user cannot have in it."""
+    project = _project(ordinary, "other")
+    ordinary.ok("create", "--template", "host", "--name", "quick", "shell", ".", folder=project)
+    ordinary.ok("run", "-d", "quick")
+    script = "touch made; curl -s -o /dev/null -w %{http_code} https://denied.example.com/"
+    assert ordinary.ok("exec", "quick", "bash", "-c", script) == "403"
+    assert (project / "made").stat().st_uid == ordinary.home.stat().st_uid
+    assert any("sudo" in note for note in json.loads(ordinary.ok("inspect", "quick"))["notes"])
+    ordinary.ok("rm", "-f", "quick")
+
+
+def _project(installation: Installation, name: str) -> Path:
+    folder = installation.home / name
+    folder.mkdir()
+    (folder / "hello.txt").write_text("hello from the host\n")
+    shutil.chown(folder, installation.home.stat().st_uid, installation.home.stat().st_gid)
+    return folder
+
+
+def _install(prefix: tuple[str, ...], home: Path, uid: int) -> None:
+    source = home / "source"
+    source.mkdir()
+    for part in PACKAGE:
+        (shutil.copytree if (CLONE / part).is_dir() else shutil.copy)(CLONE / part, source / part)
+    _run("chown", "-R", f"{uid}:{uid}", str(source))
+    environment = {**os.environ, "HOME": str(home)}
+    _run(*prefix, PYTHON, "-m", "venv", str(home / "venv"), environment=environment)
+    pip = (str(home / "venv" / "bin" / "pip"), "install", "--quiet", "--no-cache-dir")
+    _run(*prefix, *pip, str(source), environment=environment)
+
+
+def _run(*argv: str, environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment, cwd="/", timeout=300)
+    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"

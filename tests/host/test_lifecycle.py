@@ -115,7 +115,7 @@ def test_a_terminal(lab: Installation) -> None:
         terminal.resize(40, 120)
         terminal.type("stty size\r")
         terminal.expect("40 120")
-        terminal.type("echo slee''ping; sleep 1000\r")
+        terminal.type("sh -c \"echo slee''ping; exec sleep 1000\"\r")  # it speaks once it is in the foreground
         terminal.expect("sleeping")
         terminal.type("\x03")
         terminal.expect("$ ")

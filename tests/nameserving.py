@@ -16,14 +16,26 @@ import dns.rdatatype
 import dns.rrset
 
 from sandhold.egress.flows import Flows
-from sandhold.egress.gateway import Gateway, RecordUnavailableError, new_event
+from sandhold.egress.gateway import Gateway, RecordUnavailableError
 from sandhold.egress.reactor import Pending, Reactor
 from sandhold.egress.relay import PipePool
 from sandhold.egress.synthetic_names import SyntheticNames
 from sandhold.egress.upstream import Upstream
 from sandhold.model.event import Lookup
-from sandhold.model.rule import EVERY_PORT, Effect, Generation, NamePattern, Policy, PortRange, Posture, Rule, RuleId
+from sandhold.model.rule import (
+    EVERY_PORT,
+    Effect,
+    Generation,
+    HostServicePattern,
+    NamePattern,
+    Policy,
+    PortRange,
+    Posture,
+    Rule,
+    RuleId,
+)
 from sandhold.policy.index import PolicyIndex
+from tests.simulators import new_event_id
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -43,7 +55,15 @@ def _allow(name: str, port: int | None = None) -> Rule:
     return Rule(RuleId(identity), identity, Effect.ALLOW, NamePattern(tuple(name.split("."))), ports, name)
 
 
-RULES: Final = (_allow("allowed.test", 443), _allow("port-80.test", 80), _allow("ssh-only.test", 22))
+_OLLAMA: Final = Rule(
+    RuleId("local:ollama"),
+    "local:ollama",
+    Effect.ALLOW,
+    HostServicePattern(),
+    (PortRange(11434, 11434),),
+    "localhost:11434",
+)
+RULES: Final = (_allow("allowed.test", 443), _allow("port-80.test", 80), _allow("ssh-only.test", 22), _OLLAMA)
 
 
 class Desk(AbstractContextManager["Desk"]):
@@ -66,7 +86,7 @@ class Desk(AbstractContextManager["Desk"]):
             flows=Flows(),
             pipes=PipePool(),
             now=lambda: 1_900_000_000.0,
-            new_event=new_event,
+            new_event=new_event_id,
             original_destination=self._no_destination,
             resolvers=resolvers,
         )
@@ -93,9 +113,10 @@ class Desk(AbstractContextManager["Desk"]):
         for event in events:
             self._note(event)
 
-    def _note(self, event: Event) -> None:
-        assert isinstance(event, Lookup)
-        self.records.append(event)
+    def _note(self, *events: Event) -> None:
+        for event in events:
+            assert isinstance(event, Lookup)
+            self.records.append(event)
 
     def _no_authority(self) -> Authority:
         raise AssertionError("a lookup needs no certificate")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import ssl
 import threading
@@ -22,7 +23,15 @@ import dns.rdatatype
 
 from sandhold.egress.server import EgressSetup, Inside, serve
 from sandhold.model.cell_addresses import GATEWAY_IPV4, PROXY_PORT
-from sandhold.model.event import Closed, Connection, Dropped, Established, Request
+from sandhold.model.event import (
+    ULID_RANDOM_BYTES,
+    Closed,
+    Connection,
+    Dropped,
+    Established,
+    Request,
+    make_event_id,
+)
 from sandhold.model.rule import Effect, Generation, Policy, Posture, Rule, RuleId
 from sandhold.policy.index import PolicyIndex
 from sandhold.policy.syntax import parse_resource
@@ -31,12 +40,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from sandhold.egress.certificates import Authority
-    from sandhold.model.event import Event
+    from sandhold.model.event import Event, EventId
 
 PATIENCE_S: Final = 20.0  # far beyond anything; it only keeps a failing test from hanging
 
 Address = IPv4Address | IPv6Address
 E = TypeVar("E", Connection, Request, Established, Closed, Dropped)
+
+
+def new_event_id() -> EventId:
+    """An event id that nobody else has."""
+    return make_event_id(time.time_ns() // 1_000_000, os.urandom(ULID_RANDOM_BYTES))
 
 
 def policy(

@@ -118,7 +118,7 @@ def test_the_next_address_is_tried(egress: StartEgress, internet: Internet, far_
     sock = gate.dial("good.test", 22)
     sock.sendall(b"SSH-2.0-x\r\n")
     assert sock.recv(100)
-    (established,) = gate.trail.of(Established)
+    (established,) = gate.trail.wait_for(Established)
     assert [str(address) for address in established.resolved] == ["203.0.113.6", GOOD]
     assert established.dialled == (ip_address(GOOD), 22)
 
@@ -205,8 +205,22 @@ def test_the_hosts_proxy_gets_the_name_and_its_password(
     assert "dXNlcjpzZWNyZXQ" not in repr(gate.trail.events)
     assert proxy.heard[0].startswith(b"CONNECT good.test:22 HTTP/1.1\r\nHost: good.test:22\r\n")
     assert b"Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n" in proxy.heard[0]
-    (established,) = gate.trail.of(Established)
+    (established,) = gate.trail.wait_for(Established)
     assert (established.dialled, established.proxy) == (None, "10.9.9.9:3128")
+
+
+def test_a_denied_address_is_cut_behind_the_hosts_proxy(
+    egress: StartEgress, internet: Internet, far_end: MakeFarEnd
+) -> None:
+    """A tunnel through the host's proxy ends when every address known for its name is denied."""
+    internet.places["10.9.9.9", 3128] = far_end(corporate_proxy)
+    internet.host("good.test", GOOD, {})
+    gate = egress(policy("allow good.test:22"), proxy=parse_host_proxy("http://10.9.9.9:3128", ()))
+    sock = gate.dial("good.test", 22)
+    sock.sendall(b"SSH-2.0-x\r\n")
+    assert sock.recv(100) == b"SSH-2.0-x\r\n"
+    assert gate.apply(policy("allow good.test:22", f"deny {GOOD}", generation=2)) == {"applied": 2, "cut": 1}
+    assert was_reset(sock)
 
 
 def test_the_floor_holds_in_front_of_the_hosts_proxy(

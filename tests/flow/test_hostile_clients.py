@@ -81,13 +81,16 @@ def test_whatever_comes_is_on_record_and_over(
                 sock.shutdown(1)
         socks.append(sock)
     gate.trail.wait_for(Closed, CLIENTS // 2)  # about as many as left of their own accord
+    last = gate.dial_proxy()
+    last.sendall(b"GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+    assert last.recv(12) == b"HTTP/1.1 403"  # connections are accepted in turn: it saw all the others come
     gate.say({"stop": True})
     assert gate.hear() == {"stopped": True}
     gate.wait_ended()
     connections = {event.event for event in gate.trail.of(Connection)}
     requests = {event.event for event in gate.trail.of(Request)}
     ends = [event.event for event in gate.trail.of(Closed)]
-    assert len(connections) == CLIENTS
+    assert len(connections) == CLIENTS + 1
     assert len(ends) == len(set(ends))
     assert set(ends) == connections | requests
     assert capsys.readouterr().err == ""

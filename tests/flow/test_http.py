@@ -58,9 +58,24 @@ def test_requests_share_a_connection_and_each_is_decided(
     assert internet.lookups == ["good.test"]
     assert [request.path for request in gate.trail.of(Request)] == ["/one", "/two"]
     assert len(gate.trail.of(Connection)) == 1
-    assert [established.status for established in gate.trail.of(Established)] == [200, 200]
+    assert [established.status for established in gate.trail.wait_for(Established, 2)] == [200, 200]
     assert b"secret=1" in there.heard[0]
     assert all(b"Proxy-Authorization" not in head for head in there.heard)
+
+
+def test_a_synthetic_address_is_sent_on_as_its_name(
+    egress: StartEgress, internet: Internet, far_end: MakeFarEnd
+) -> None:
+    """A request for an address of the cell's own names the host behind it at the far end, also to a proxy."""
+    there = far_end(answering(OK))
+    internet.host("good.test", GOOD, {80: there})
+    gate = egress(policy("allow good.test"))
+    address = str(gate.resolve("good.test")).encode()
+    for sock, target in ((gate.dial("good.test", 80), b"/"), (gate.dial_proxy(), b"http://" + address + b"/")):
+        sock.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: " + address + b"\r\n\r\n")
+        assert read_until(sock, b"ok").startswith(b"HTTP/1.1 200 OK\r\n")
+    assert not any(address in head for head in there.heard)
+    assert [head.split(b"\r\n")[1] for head in there.heard] == [b"Host: good.test", b"Host: good.test"]
 
 
 def test_a_second_host_on_the_same_connection_is_denied(

@@ -92,7 +92,7 @@ def test_a_denied_name_is_never_asked_outside(resolver: HostResolver, transport:
     with resolver, Inside(resolver.address) as inside:
         answers = [
             inside.ask(name, kind, transport=transport)
-            for name in ("data.denied.test", "below.allowed.test", "ssh-only.test")
+            for name in ("data.denied.test", "below.allowed.test", "ssh-only.example")
             for kind in ("TXT", "MX", "SRV", "NS", "CNAME", "SOA", "CAA", "HTTPS", "SVCB", "NULL", "TYPE65280", "PTR")
         ]
         asked = list(resolver.questions)

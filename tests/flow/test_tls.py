@@ -31,7 +31,7 @@ def test_an_allowed_name_is_passed_through_end_to_end(
     tls.close()
     (closed,) = gate.trail.wait_for(Closed)
     (connection,) = gate.trail.of(Connection)
-    (established,) = gate.trail.of(Established)
+    (established,) = gate.trail.wait_for(Established)
     assert connection.decision.is_allowed
     assert connection.via is Via.TRANSPARENT
     assert [claim.source for claim in connection.claims] == [Source.DNS, Source.SNI]

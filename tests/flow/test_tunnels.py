@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,6 @@ from sandhold.model.event import Closed, Connection, Established, Request, Via, 
 from tests.simulators import FarEnd, Internet, echo, policy, read_all, read_until, tls_echo, was_reset
 
 if TYPE_CHECKING:
-    import socket
-
     from sandhold.egress.certificates import Authority
     from tests.flow.conftest import MakeFarEnd, StartEgress
 
@@ -177,6 +176,31 @@ def test_late_tls_is_judged_all_the_same(
     gate.trail.wait_for(Closed)
     assert there.heard == []
     assert [event.decision.is_allowed for event in gate.trail.of(Connection)] == [True, False]
+
+
+DISGUISED = {
+    "a request behind an empty line": b"\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+    "half a request": b"GET / HTTP/1.1\r\nHost: evil.test\r\n",
+    "half a ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+}
+
+
+@pytest.mark.parametrize("opening", DISGUISED.values(), ids=DISGUISED)
+def test_web_in_disguise_is_not_passed_on(
+    egress: StartEgress, internet: Internet, far_end: MakeFarEnd, opening: bytes
+) -> None:
+    """On a port that may be spoken to in anything, HTTP and TLS that could hide a name are still refused."""
+    there = far_end(echo)
+    internet.host("good.test", GOOD, {8080: there})
+    gate = egress(policy("allow good.test:8080"))
+    sock = gate.dial("good.test", 8080)
+    sock.sendall(opening)
+    sock.shutdown(socket.SHUT_WR)
+    (closed,) = gate.trail.wait_for(Closed)
+    assert there.heard == []
+    assert internet.is_untouched
+    assert closed.why is Why.REFUSED
+    assert [event.decision.reason for event in gate.trail.of(Connection)] == [Reason.MALFORMED]
 
 
 def test_late_http_is_read_all_the_same(egress: StartEgress, internet: Internet, far_end: MakeFarEnd) -> None:

@@ -5,7 +5,7 @@ Rules (product.md calls them what the sandbox sees):
 1. Every name the connection claims is judged: where it was dialled to, the CONNECT, the server name, the `Host`.
 2. TLS without a server name is denied, unless it was opened for an address.
 3. On ports 80 and 443 a client speaks first, and in TLS or HTTP/1. On other ports the far end may speak first, and an
-   allowed destination may be spoken to in anything, also in words that end before they are TLS or HTTP.
+   allowed destination may be spoken to in anything but TLS or HTTP that breaks off or hides behind empty lines.
 4. What was read is forwarded only after the decision on it is on record.
 5. A denial is answered over TLS or HTTP where the client speaks that, by a reset elsewhere; never by silence.
 6. Whatever goes wrong in here denies this connection and no other.
@@ -182,7 +182,7 @@ async def _reach(
     except UpstreamFailedError as failure:
         await report_failure(gateway, flow, named, decision, failure, manner)
         return None
-    flow.take(dialled.stream, dialled.address)
+    flow.take(dialled)
     flow.status = TUNNELLED
     gateway.note(Established(flow.event, TUNNELLED, dialled.resolved, dialled.address, dialled.proxy))
     return dialled

@@ -38,6 +38,8 @@ def is_explicit(original: tuple[IPv4Address | IPv6Address, int]) -> bool:
 
 def name_destination(names: SyntheticNames, host: Host, port: int, source: Source) -> Destination | Reason:
     """Name what is asked for by rules 1 to 4, or say why it has no name."""
+    if isinstance(host, IPv4Address | IPv6Address):
+        host = canonical_address(host)
     if host in _GATEWAY_HOSTS:
         return Reason.PROXY_SELF
     if not isinstance(host, IPv4Address | IPv6Address):
@@ -45,4 +47,4 @@ def name_destination(names: SyntheticNames, host: Host, port: int, source: Sourc
     if host in SYNTHETIC_IPV4 or host in SYNTHETIC_IPV6:
         name = names.name_of(host)
         return Reason.UNKNOWN_ADDRESS if name is None else Destination(name, port, Source.DNS)
-    return Destination(canonical_address(host), port, source)
+    return Destination(host, port, source)

@@ -5,12 +5,14 @@
 2. A denied request ends its connection: what lies behind it in the stream is never looked at.
 3. The far end's connection is used again only for the same destination and only on this connection.
 4. CONNECT is for the sandbox's own proxy and only as a connection's first request.
+5. A synthetic address in a head is the name it stands for, also in the head that is sent on.
 """
 
 from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
 from sandhold.egress.denial import (
@@ -62,6 +64,7 @@ async def exchange(
     """
     far_end = (named, dialled) if named is not None and dialled is not None else None
     while True:
+        head = _resolve_literal(gateway, head)
         verdict = _judge(gateway, named, head)
         turn = Turn(gateway.new_event(), head, gateway.reactor.clock(), flow.bytes_up, flow.bytes_down)
         try:
@@ -82,6 +85,15 @@ async def exchange(
         if following is None:
             return
         head = following
+
+
+def _resolve_literal(gateway: Gateway, head: RequestHead) -> RequestHead:
+    """Put the name in the place of a synthetic address, which means nothing to the far end (rule 5)."""
+    if head.authority is None or not isinstance(head.authority[0], IPv4Address | IPv6Address):
+        return head
+    host, port = head.authority
+    claimed = name_destination(gateway.names, host, port, Source.HTTP_HOST)
+    return head if isinstance(claimed, Reason) else replace(head, authority=(claimed.host, port))
 
 
 def _judge(gateway: Gateway, named: Destination | None, head: RequestHead) -> Verdict:
@@ -141,7 +153,7 @@ async def _reach(
         turn.status = failure.status
         await report_failure(gateway, flow, destination, decision, failure, InHttp(turn.head), event=turn.event)
         return None
-    flow.take(dialled.stream, dialled.address)
+    flow.take(dialled)
     return destination, dialled
 
 

@@ -1,4 +1,4 @@
-"""Waits for a connection's first bytes to say what it is, under a size and a time limit."""
+"""Waits for a connection's first bytes to say what it is, under the size limit of `wire` and a time limit."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from sandhold.egress.stream import READ_BYTES
-from sandhold.model.decision import Reason
-from sandhold.wire.opening import MalformedOpening, Opening, read_opening
+from sandhold.wire.opening import NEED_MORE, Opening, OpeningReader
 
 if TYPE_CHECKING:
     from sandhold.egress.reactor import Reactor
     from sandhold.egress.stream import Stream
 
-OPENING_BYTES_MAX: Final = 128 * 1024  # twice the longest head or ClientHello that `wire` reads, with its framing
 OPENING_TIMEOUT_S: Final = 10.0  # from the connection to its whole opening; a lost packet costs 1 to 3 s
 SILENCE_S: Final = 0.3  # who speaks first has spoken by then; longer delays every protocol where the server does
 
@@ -27,7 +25,7 @@ class Missing(Enum):
     LATE = auto()
     """Some came, not all in time."""
     ENDED = auto()
-    """The client left."""
+    """The client ended its direction without a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +43,20 @@ async def read_first_bytes(reactor: Reactor, stream: Stream, patience: Patience)
         OSError: when the connection breaks.
     """
     deadline = reactor.clock() + patience.first_byte_s
-    buffer = b""
+    reader = OpeningReader()
+    is_silent = True
     try:
-        while len(buffer) < OPENING_BYTES_MAX:
+        while True:
             data = await stream.read(READ_BYTES, deadline)
             if not data:
-                return Missing.ENDED
-            if not buffer:
+                return Missing.ENDED if is_silent else reader.end()
+            if is_silent:
                 deadline = reactor.clock() + patience.whole_s
-            buffer += data
-            opening = read_opening(buffer)
-            if isinstance(opening, Opening):
+                is_silent = False
+            opening = reader.feed(data)
+            if opening is not NEED_MORE:
                 return opening
     except TimeoutError:
-        return Missing.LATE if buffer else Missing.SILENT
+        return Missing.SILENT if is_silent else Missing.LATE
     finally:
-        stream.unread(buffer)
-    return MalformedOpening("the first bytes are too many", Reason.OPENING_TOO_LARGE)
+        stream.unread(reader.buffer)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from sandhold.egress.upstream import vet
 from sandhold.model.event import Closed, Why
-from sandhold.policy.decide import decide_address, decide_claims
+from sandhold.policy.decide import decide_claims
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from sandhold.egress.reactor import Task
     from sandhold.egress.stream import Stream
+    from sandhold.egress.upstream import Dialled
     from sandhold.model.destination import Destination
     from sandhold.model.event import Event, EventId, Via
     from sandhold.policy.index import PolicyIndex
@@ -25,7 +27,8 @@ class Flow:
     """One accepted connection for as long as it lives.
 
     `named` are the claims the connection itself made (where it was dialled to, the CONNECT), `claims` what the present
-    decision was made on; `claims` is empty until there is one. `address` is the one that was dialled. `started` is the
+    decision was made on; `claims` is empty until there is one. `addresses` is the one that was dialled, or all that the
+    name had when the host's proxy dialled. `started` is the
     moment of the decision (before there is one, of the connection) on the reactor's clock. `why` is set by whoever ends
     the connection first. `is_recorded` says that a record was asked for, `is_durable` that one was made; `off_record`
     is what could not be put on record in time and has to be noted in the end.
@@ -40,7 +43,7 @@ class Flow:
     named: tuple[Destination, ...] = ()
     claims: tuple[Destination, ...] = ()
     upstream: Stream | None = None
-    address: IPv4Address | IPv6Address | None = None
+    addresses: tuple[IPv4Address | IPv6Address, ...] = ()
     is_recorded: bool = False
     is_durable: bool = False
     off_record: list[Event] = field(default_factory=list)
@@ -59,12 +62,12 @@ class Flow:
         """Count bytes that come to the sandbox."""
         self.bytes_down += size
 
-    def take(self, upstream: Stream, address: tuple[IPv4Address | IPv6Address, int] | None) -> None:
+    def take(self, dialled: Dialled) -> None:
         """Take over a connection to the far end; the one before it is closed."""
         if self.upstream is not None:
             self.upstream.close()
-        self.upstream = upstream
-        self.address = address[0] if address is not None else None
+        self.upstream = dialled.stream
+        self.addresses = dialled.resolved if dialled.address is None else dialled.address[:1]
 
     def end(self, why: Why, detail: str | None = None) -> None:
         """Say why the connection ends; the first reason counts."""
@@ -138,4 +141,4 @@ class Flows:
 def _is_allowed(index: PolicyIndex, flow: Flow, now: float) -> bool:
     if not decide_claims(index, flow.claims, now).is_allowed:
         return False
-    return flow.address is None or decide_address(index, flow.claims[0], flow.address, now).is_allowed
+    return not flow.addresses or vet(index, flow.claims[0], flow.addresses, now)[0].is_allowed

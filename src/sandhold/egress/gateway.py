@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
-
-from sandhold.model.event import EventId
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
@@ -20,10 +16,8 @@ if TYPE_CHECKING:
     from sandhold.egress.relay import PipePool
     from sandhold.egress.synthetic_names import SyntheticNames
     from sandhold.egress.upstream import Upstream
-    from sandhold.model.event import Event
+    from sandhold.model.event import Event, EventId
     from sandhold.policy.index import PolicyIndex
-
-_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class RecordUnavailableError(Exception):
@@ -73,9 +67,3 @@ class Gateway:
     new_event: Callable[[], EventId]
     original_destination: Callable[[socket.socket], tuple[IPv4Address | IPv6Address, int]]
     resolvers: tuple[str, ...]
-
-
-def new_event() -> EventId:
-    """Make an event id: a ULID, 48 bits of milliseconds and 80 random bits, in Crockford's base 32."""
-    value = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
-    return EventId("".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -5, -5)))

@@ -9,8 +9,8 @@ Rules:
 3. A name that cannot exist does not (NXDOMAIN); the root has nothing (REFUSED).
 4. PTR is answered for addresses of the cell's own, which is nothing to record; the reverse zones are never asked
    outside for any type.
-5. Types in `OUTSIDE_TYPES` are asked outside, for a name that policy allows on port 443 or, failing that, on port 80: a
-   question has no port, and these are what a rule without a port opens. The decision is durable on record first.
+5. Types in `OUTSIDE_TYPES` are asked outside, for a name that policy allows on any port: a question has none. The
+   decision is durable on record first.
 6. Every other type is empty, also HTTPS and SVCB, which could move a client to other names, ports and keys; types that
    ask for more than one set of records are REFUSED.
 7. A name is recorded once for each type and effect; a decision after `--now` is recorded anew. A message that is no
@@ -33,10 +33,10 @@ from sandhold.egress.synthetic_names import NamesFullError
 from sandhold.egress.token_bucket import TokenBucket
 from sandhold.model.cell_addresses import GATEWAY_IPV4, GATEWAY_IPV6, GATEWAY_NAME
 from sandhold.model.decision import Decision, Reason
-from sandhold.model.destination import Destination, DomainName, HostService, Source
+from sandhold.model.destination import DomainName, HostService
 from sandhold.model.event import Lookup
 from sandhold.model.rule import Effect
-from sandhold.policy.decide import decide
+from sandhold.policy.decide import decide_any_port
 from sandhold.wire.dns_message import (
     ErrorCode,
     MalformedQuery,
@@ -58,7 +58,6 @@ LOOKUPS_BURST: Final = 2000  # a dependency tree resolved at once
 QUESTIONS_MAX: Final = 16  # asked outside at the same time
 RECORDED_MAX: Final = 65_536  # (name, type, effect) remembered as recorded; after that the oldest is recorded again
 
-WEB_PORTS: Final = (443, 80)
 PTR: Final = 12
 OUTSIDE_TYPES: Final = frozenset({2, 5, 6, 15, 16, 33, 35, 44, 52, 257})
 """NS, CNAME, SOA, MX, TXT, SRV, NAPTR, SSHFP, TLSA, CAA (the IANA registry of DNS parameters)."""
@@ -127,7 +126,7 @@ class Lookups:
             addresses = self._gateway.names.addresses_of(host)
         except NamesFullError:
             return self._refuse_over_limit(query, "too many names in one session")
-        self._note(query, decide(self._gateway.index, Destination(host, 443, Source.DNS), self._gateway.now()))
+        self._note(query, self._decide(host))
         return build_answer(query, addresses, TTL_S)
 
     def _pointed_name(self, host: DomainName | HostService) -> str | None:
@@ -159,10 +158,7 @@ class Lookups:
         return build_error(query, ErrorCode.SERVFAIL) if answer is None else answer
 
     def _decide(self, host: DomainName | HostService) -> Decision:
-        """Rule 5: for port 443, then for port 80; the denial shown is the first one's."""
-        now = self._gateway.now()
-        decisions = [decide(self._gateway.index, Destination(host, port, Source.DNS), now) for port in WEB_PORTS]
-        return next((decision for decision in decisions if decision.is_allowed), decisions[0])
+        return decide_any_port(self._gateway.index, host, self._gateway.now())
 
     async def _record(self, query: Query, decision: Decision) -> None:
         key = _key(query, decision)

@@ -3,7 +3,8 @@
 1. A file descriptor is registered once; its mask changes only when readiness comes that nobody waits for.
 2. Every wait has a deadline, in absolute seconds of `Reactor.clock()`; one heap entry a task keeps it.
 3. A task starts running inside `spawn`: what it was given is its own from then on, closed by its own `finally`.
-4. Spurious wake-ups are allowed: whoever waits for readiness tries its system call again.
+4. A preferred descriptor, and what threads post, is served every `SLICE_S`, however busy a sandbox keeps the others.
+5. Spurious wake-ups are allowed: whoever waits for readiness tries its system call again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ __all__ = ["NEVER", "Cancelled", "Pending", "Reactor", "Task"]
 T = TypeVar("T")
 
 EVENTS_MAX: Final = 256  # readiness taken from the kernel at once; more would make a new connection wait for old ones
+SLICE_S: Final = 0.05  # of serving others before the preferred are looked at: a policy is to hold within a second
+PREFERRED_MAX: Final = 8  # the doorbell, the link, and some room
 STALE_TIMERS_MAX: Final = 1024  # dead heap entries kept before the heap is rebuilt
 SHUTDOWN_TURNS_MAX: Final = 64  # rounds of cancelling before a task that refuses to end is left behind
 
@@ -56,6 +59,11 @@ class Reactor:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._preferred_epoll = select.epoll()
+        self._epoll.register(self._preferred_epoll, _READ)
+        self._preferred: set[int] = set()
+        self._left: deque[tuple[int, int]] = deque()
+        self._polled_in = 0
         self._slots: dict[int, _Slot] = {}
         self._tasks: set[Task] = set()
         self._timers: list[tuple[float, int, Task]] = []
@@ -65,7 +73,7 @@ class Reactor:
         self._turn = 0
         self._current: Task | None = None
         self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._doorbell, _READ)
+        self._preferred_epoll.register(self._doorbell, _READ)
         self._bell_lock = threading.Lock()
         self._threads = Threads(self)
 
@@ -113,12 +121,18 @@ class Reactor:
         if slot.mask < 0:
             raise ConnectionAbortedError("closed on our side")
 
+    def prefer(self, fd: int) -> None:
+        """Serve a descriptor before all others (rule 4); before it is waited for first, until it is forgotten."""
+        assert fd not in self._slots
+        self._preferred.add(fd)
+
     def forget(self, fd: int) -> None:
         """Drop a descriptor, before it is closed; tasks that wait for it get `ConnectionAbortedError`."""
         slot = self._slots.pop(fd, None)
         if slot is None:
             return
         self._arm(fd, slot, 0)
+        self._preferred.discard(fd)
         slot.mask = -1
         for task in (slot.reader, slot.writer):
             if task is not None:
@@ -140,6 +154,19 @@ class Reactor:
             Exception: whatever the function raises.
         """
         return await self._threads.run(function, *args, deadline=deadline)
+
+    async def in_own_thread(self, function: Callable[[], T], *, deadline: float) -> T:
+        """Run a blocking function of our own on a thread that no look-up of the sandbox can keep busy.
+
+        Raises:
+            TimeoutError: at the deadline.
+            Exception: whatever the function raises.
+        """
+        own = Threads(self)
+        try:
+            return await own.run(function, deadline=deadline)
+        finally:
+            own.close()
 
     def post(self, function: Callable[[], None]) -> None:
         """Have the loop call a function soon; the one method that other threads may call."""
@@ -198,18 +225,27 @@ class Reactor:
 
     def _turn_once(self) -> None:
         self._turn += 1
-        for fd, events in self._epoll.poll(self._patience(), EVENTS_MAX):
+        if not self._left:
+            self._left.extend(self._epoll.poll(self._patience(), EVENTS_MAX))
+            self._polled_in = self._turn
+        until = self.clock() + SLICE_S
+        for fd, events in self._preferred_epoll.poll(0, PREFERRED_MAX):
             if fd == self._doorbell:
                 self._answer_bell()
-                continue
-            slot = self._slots.get(fd)
-            if slot is not None and slot.born != self._turn:  # else: the number is a new descriptor's, not the event's
-                self._dispatch(fd, slot, events)
+            else:
+                self._serve(fd, events, self._turn)
+        while self._left and self.clock() < until:
+            self._serve(*self._left.popleft(), self._polled_in)
         for _ in range(len(self._ready)):
             task = self._ready.popleft()
             if not task.is_done:
                 self._resume(task, None)
         self._fire_timers()
+
+    def _serve(self, fd: int, events: int, polled_in: int) -> None:
+        slot = self._slots.get(fd)
+        if slot is not None and slot.born < polled_in:  # else: the number is a new descriptor's, not the event's
+            self._dispatch(fd, slot, events)
 
     def _dispatch(self, fd: int, slot: _Slot, events: int) -> None:
         idle = 0
@@ -290,13 +326,14 @@ class Reactor:
 
     def _arm(self, fd: int, slot: _Slot, mask: int) -> None:
         """Tell the kernel. A mask of 0 leaves: EPOLLHUP and EPOLLERR cannot be masked and would spin (epoll_ctl(2))."""
+        epoll = self._preferred_epoll if fd in self._preferred else self._epoll
         if slot.mask == 0:
             if mask:
-                self._epoll.register(fd, mask)
+                epoll.register(fd, mask)
         elif mask:
-            self._epoll.modify(fd, mask)
+            epoll.modify(fd, mask)
         else:
-            self._epoll.unregister(fd)
+            epoll.unregister(fd)
         slot.mask = mask
 
     def _answer_bell(self) -> None:
@@ -319,6 +356,7 @@ class Reactor:
     def _close(self) -> None:
         self._threads.close()
         self._epoll.close()
+        self._preferred_epoll.close()
         with self._bell_lock:  # a late ring must not reach whatever gets this number next
             os.close(self._doorbell)
             self._doorbell = -1

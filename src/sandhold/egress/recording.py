@@ -3,7 +3,8 @@
 1. `record` returns when the trail says the event is durable, and raises otherwise; the caller then denies.
 2. `note` never fails and never waits: what it queues is written in order, before anything queued later.
 3. A batch that cannot be written tells its waiters so; its notes stay at the head of the queue and are tried again.
-4. More waiters than `RECORDS_WAITING_MAX` are turned away at once: a slow disk must not eat the memory.
+4. More waiters than `RECORDS_WAITING_MAX` are turned away at once, and so is everybody while `NOTES_WAITING_MAX`
+   entries are queued, also those whose waiter has given up: a slow disk must not eat the memory.
 5. A denial that is only noted (because it could not be recorded) is counted instead when `NOTES_WAITING_MAX` are
    waiting; the count is written as one `Dropped` event when the trail works again.
 """
@@ -17,7 +18,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sandhold.egress.gateway import RecordUnavailableError, new_event
+from sandhold.egress.gateway import RecordUnavailableError
 from sandhold.egress.reactor import Pending
 from sandhold.model.event import Dropped
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sandhold.egress.reactor import Reactor
-    from sandhold.model.event import Event
+    from sandhold.model.event import Event, EventId
 
 RECORDS_WAITING_MAX: Final = 4096  # one decision each for every connection a sandbox may have
 NOTES_WAITING_MAX: Final = 16384  # ends and answers of those, and of the connections before them
@@ -45,9 +46,12 @@ class _Entry:
 class Recorder:
     """The queue to the trail and the thread that empties it. `append` is durable when it returns, or raises OSError."""
 
-    def __init__(self, reactor: Reactor, append: Callable[[Sequence[Event]], None]) -> None:
+    def __init__(
+        self, reactor: Reactor, append: Callable[[Sequence[Event]], None], new_event: Callable[[], EventId]
+    ) -> None:
         self._reactor = reactor
         self._append = append
+        self._new_event = new_event
         self._entries: deque[_Entry] = deque()
         self._waiting = 0
         self._dropped = 0
@@ -62,7 +66,7 @@ class Recorder:
         Raises:
             RecordUnavailableError: when they are not (known to be) durable.
         """
-        if self._waiting >= RECORDS_WAITING_MAX:
+        if self._waiting >= RECORDS_WAITING_MAX or len(self._entries) >= NOTES_WAITING_MAX:
             raise RecordUnavailableError("too many records are waiting")
         waiter: Pending[None] = Pending(self._reactor)
         self._waiting += 1
@@ -143,7 +147,7 @@ class Recorder:
         """Rule 5: now that the trail works, say how many denials are missing from it."""
         with self._changed:
             if self._dropped:
-                self._entries.append(_Entry((Dropped(new_event(), "tcp", None, None, self._dropped),), None))
+                self._entries.append(_Entry((Dropped(self._new_event(), "tcp", None, None, self._dropped),), None))
                 self._dropped = 0
 
     def _keep_notes(self, batch: list[_Entry]) -> list[_Entry]:

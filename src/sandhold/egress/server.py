@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.egress.connection import handle
 from sandhold.egress.denial import because
 from sandhold.egress.flows import CONNECTIONS_MAX, Flows
-from sandhold.egress.gateway import Gateway, new_event
+from sandhold.egress.gateway import Gateway
 from sandhold.egress.nameserver import Nameserver
 from sandhold.egress.reactor import NEVER, Reactor, Task
 from sandhold.egress.recording import Recorder
@@ -34,7 +34,7 @@ from sandhold.egress.synthetic_names import SyntheticNames
 from sandhold.egress.upstream import Connect, Lookup, Upstream, look_up
 from sandhold.linux.netns import original_destination
 from sandhold.model.decision import Reason
-from sandhold.model.event import Connection, Via, Why
+from sandhold.model.event import ULID_RANDOM_BYTES, Connection, Via, Why, make_event_id
 from sandhold.policy.decide import unreadable_policy
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from sandhold.egress.certificates import Authority
     from sandhold.egress.host_proxy import HostProxy
-    from sandhold.model.event import Event
+    from sandhold.model.event import Event, EventId
     from sandhold.policy.index import PolicyIndex
 
 ACCEPT_BATCH_MAX: Final = 16  # connections taken in one turn, so that the open ones are served meanwhile
@@ -55,6 +55,7 @@ MESSAGE_BYTES_MAX: Final = 4096  # of the session; the longest we know has 20
 RELOAD_TIMEOUT_S: Final = 10.0  # reading and arranging a million rules takes three
 CUT_TIMEOUT_S: Final = 5.0  # for the tasks of cut connections to end; they have nothing left to wait for
 FLUSH_TIMEOUT_S: Final = 8.0  # for end records to be on disk, at the end of the session too
+RESOLVER_OPTIONS: Final = "timeout:2 attempts:2"  # resolv.conf(5); by default a dead resolver holds a thread for 20 s
 EXPIRY_CHECK_S: Final = 0.5  # how late a connection may be cut after the rule that allowed it has expired
 
 
@@ -86,6 +87,7 @@ class EgressSetup:
     proxy: HostProxy | None = None
     resolvers: tuple[str, ...] = ()
     connections_max: int = CONNECTIONS_MAX
+    randomness: Callable[[int], bytes] = os.urandom
     lookup: Lookup = look_up
     connect: Connect = socket.socket.connect_ex
     original_destination: Callable[[socket.socket], tuple[IPv4Address | IPv6Address, int]] = original_destination
@@ -95,9 +97,15 @@ def serve(setup: EgressSetup, link: socket.socket) -> None:
     """Run until the link (AF_UNIX, SOCK_SEQPACKET) says stop or closes; the sockets inside are closed then."""
     # resolver(5): no search domains. The name that was judged is the name that is looked up, never one made from it.
     os.environ["LOCALDOMAIN"] = ""
+    # A look-up that a sandbox makes slow gives its thread back soon after we have stopped waiting for it.
+    os.environ["RES_OPTIONS"] = f"{os.environ.get('RES_OPTIONS', '')} {RESOLVER_OPTIONS}"
     reactor = Reactor()
-    recorder = Recorder(reactor, setup.append)
-    gateway = _make_gateway(setup, reactor, recorder)
+
+    def new_event() -> EventId:
+        return make_event_id(int(setup.now() * 1000), setup.randomness(ULID_RANDOM_BYTES))
+
+    recorder = Recorder(reactor, setup.append, new_event)
+    gateway = _make_gateway(setup, reactor, recorder, new_event)
     try:
         reactor.run(_Server(setup, link, gateway, recorder).run())
     finally:
@@ -107,7 +115,9 @@ def serve(setup: EgressSetup, link: socket.socket) -> None:
             sock.close()
 
 
-def _make_gateway(setup: EgressSetup, reactor: Reactor, recorder: Recorder) -> Gateway:
+def _make_gateway(
+    setup: EgressSetup, reactor: Reactor, recorder: Recorder, new_event: Callable[[], EventId]
+) -> Gateway:
     affordable = (_raise_descriptor_limit() - DESCRIPTORS_RESERVED) // DESCRIPTORS_PER_CONNECTION
     return Gateway(
         reactor=reactor,
@@ -164,6 +174,7 @@ class _Server:
         self._tasks += [spawn(nameserver.serve_tcp(listener), "dns-tcp") for listener in inside.dns_tcp]
         self._tasks.append(spawn(_watch_expiry(gateway), "expiry"))
         self._link.settimeout(0)
+        gateway.reactor.prefer(self._link.fileno())
         gc.collect()
         gc.freeze()
         self._say({"ready": gateway.index.policy.generation})
@@ -200,7 +211,7 @@ class _Server:
         gateway = self._gateway
         deadline = gateway.reactor.clock() + RELOAD_TIMEOUT_S
         try:
-            gateway.index = await gateway.reactor.in_thread(self._setup.reload, deadline=deadline)
+            gateway.index = await gateway.reactor.in_own_thread(self._setup.reload, deadline=deadline)
         except Exception:  # noqa: BLE001  whatever it is: nobody knows what the policy says
             traceback.print_exc(file=sys.stderr)
             gateway.index = unreadable_policy(gateway.index.policy.generation)

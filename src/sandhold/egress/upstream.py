@@ -3,9 +3,12 @@
 1. A name is looked up only here, only once, and only after its permission is on record.
 2. One answer in the address floor refuses the whole set: whoever answers with such an address answers for the rest.
 3. An answer that a deny rule names is left out; when none is left, that rule has denied.
-4. What is dialled is an address that was vetted, under the generation that holds at that very moment.
+4. What is dialled is an address that was vetted, under the generation that holds at that very moment; it is judged
+   once more when it has answered, because nobody could cut the attempt for an address that was not known yet.
 5. The user's machine is dialled on its loopback and nowhere else.
-6. Through a proxy of the host the floor holds for every answer known here; a name that only the proxy can resolve is
+6. An address of this machine itself is in the floor, whichever interface has it: what listens on all of them is the
+   user's own. Documentation ranges are not, because labs use them.
+7. Through a proxy of the host the floor holds for every answer known here; a name that only the proxy can resolve is
    the proxy's to resolve.
 """
 
@@ -17,21 +20,21 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
 from sandhold.egress.host_proxy import HostProxy, ProxyRefusedError, open_tunnel, read_proxy
 from sandhold.egress.stream import Stream
 from sandhold.model.decision import Decision, Reason
-from sandhold.model.destination import DomainName, HostService
+from sandhold.model.destination import Destination, DomainName, HostService, Source
 from sandhold.model.event import Why
-from sandhold.policy.decide import decide_address
+from sandhold.model.rule import AddressPattern, Effect
+from sandhold.policy.decide import decide, decide_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandhold.egress.reactor import Reactor
-    from sandhold.model.destination import Destination
     from sandhold.policy.index import PolicyIndex
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "Lookup",
     "Upstream",
     "UpstreamFailedError",
+    "is_own_address",
     "look_up",
     "prepare",
     "read_proxy",
@@ -58,6 +62,8 @@ PROXY_TIMEOUT_S: Final = 10.0  # for the answer of the host's proxy, which conne
 ADDRESSES_MAX: Final = 8  # tried in turn; more are not worth anybody's wait
 KEEPALIVE_IDLE_S: Final = 60  # before the first probe: shorter than the state of any address translator on the way
 
+_DISCARD_PORT: Final = 9  # RFC 863; nothing is sent to it
+_LAB_RANGES: Final = tuple(map(ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")))
 _LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 
@@ -100,6 +106,21 @@ def look_up(name: str) -> tuple[Address, ...]:
     return tuple(dict.fromkeys(ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers))
 
 
+def is_own_address(address: Address) -> bool:
+    """Whether an interface of this machine has the address: the kernel then takes it as the source to talk to itself
+    (ip(7)). A datagram socket that is connected sends nothing."""
+    if any(address in network for network in _LAB_RANGES):
+        return False
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect((str(address), _DISCARD_PORT))
+            source = probe.getsockname()[0]
+        except OSError:
+            return False  # no route leads there, so neither does a connection
+    return ip_address(source.partition("%")[0]) == address
+
+
 def vet(
     index: PolicyIndex, destination: Destination, addresses: Sequence[Address], now: float
 ) -> tuple[Decision, tuple[Address, ...]]:
@@ -124,13 +145,14 @@ def vet(
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """How the outside is reached. `lookup` and `connect` are the operating system's own; tests put a small internet in
-    their place."""
+    """How the outside is reached. `lookup`, `connect` and `is_own` are the operating system's own; tests put a small
+    internet in their place."""
 
     reactor: Reactor
     proxy: HostProxy | None = None
     lookup: Lookup = look_up
     connect: Connect = socket.socket.connect_ex
+    is_own: Callable[[Address], bool] = is_own_address
 
     async def dial(
         self,
@@ -143,21 +165,22 @@ class Upstream:
         everything the connection claims again, right before the connect.
 
         Raises:
-            DeniedLateError: by rules 2 to 4.
+            DeniedLateError: by rules 2 to 4, and 6.
             UpstreamFailedError: when there is no address, or none answers.
         """
         through = self.proxy if self.proxy is not None and self.proxy.serves(destination.host) else None
         addresses = await self._resolve(destination, optional=through is not None)
-        if addresses and not isinstance(destination.host, HostService):
-            decision, vetted = vet(index(), destination, addresses, now())
-            if not decision.is_allowed:
-                shown = ", ".join(str(address) for address in addresses[:ADDRESSES_MAX])
-                raise DeniedLateError(decision, f"resolves to {shown}")
-        else:
-            vetted = addresses
+        vetted = _vet_all(index(), destination, addresses, now())
         if through is not None:
             stream = await self._dial_through(through, destination, still_allowed)
+            try:
+                _vet_all(index(), destination, addresses, now())
+            except DeniedLateError:
+                stream.reset()
+                raise
             return Dialled(stream, addresses, None, str(through))
+
+        self._refuse_own(index(), destination, vetted, now())
 
         def may_dial(address: Address) -> Decision:
             decision = still_allowed()
@@ -167,6 +190,18 @@ class Upstream:
 
         stream, address = await self._connect_any(vetted, destination.port, may_dial)
         return Dialled(stream, addresses, (address, destination.port), None)
+
+    def _refuse_own(
+        self, index: PolicyIndex, destination: Destination, addresses: tuple[Address, ...], now: float
+    ) -> None:
+        """Refuse by rule 6 what no rule for that very address opens."""
+        if isinstance(destination.host, HostService):
+            return
+        for address in filter(self.is_own, addresses):
+            by_address = decide(index, Destination(address, destination.port, Source.ADDRESS), now)
+            if by_address.rule is None or not isinstance(by_address.rule.pattern, AddressPattern):
+                floor = Decision(Effect.DENY, Reason.ADDRESS_FLOOR, None, index.policy.generation)
+                raise DeniedLateError(floor, f"{address} is an address of this machine")
 
     async def _resolve(self, destination: Destination, *, optional: bool) -> tuple[Address, ...]:
         match destination.host:
@@ -208,9 +243,15 @@ class Upstream:
             now = self.reactor.clock()
             share = now + max(0.0, deadline - now) / (len(tried) - position)
             try:
-                return await self._connect(address, port, share), address
+                stream = await self._connect(address, port, share)
             except OSError as error:
                 failure = error
+                continue
+            decision = may_dial(address)
+            if not decision.is_allowed:
+                stream.reset()
+                raise DeniedLateError(decision, "the policy changed meanwhile")
+            return stream, address
         assert failure is not None
         raise _failed(failure, addresses) from failure
 
@@ -251,6 +292,23 @@ class Upstream:
             stream.reset()
             raise
         return stream
+
+
+def _vet_all(
+    index: PolicyIndex, destination: Destination, addresses: tuple[Address, ...], now: float
+) -> tuple[Address, ...]:
+    """Return the addresses that may be dialled; all there are for the user's machine, and for a name not known here.
+
+    Raises:
+        DeniedLateError: when there are addresses and none may be dialled.
+    """
+    if not addresses or isinstance(destination.host, HostService):
+        return addresses
+    decision, vetted = vet(index, destination, addresses, now)
+    if not decision.is_allowed:
+        shown = ", ".join(str(address) for address in addresses[:ADDRESSES_MAX])
+        raise DeniedLateError(decision, f"resolves to {shown}")
+    return vetted
 
 
 def _progress(sock: socket.socket) -> int:

@@ -18,6 +18,7 @@ Rules:
    the one that is named.
 9. Of everything a connection claims, each claim is judged and the first denial wins. Then the claims must agree on one
    host and one port. An address does not contradict a name; a `Host` header may differ in its port alone.
+10. What has no port, a question to the resolver, is allowed where rules 1 to 7 allow the host on any port.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.model.decision import Decision, Reason
 from sandhold.model.destination import Destination, DomainName, HostService, Source, canonical_address
-from sandhold.model.rule import AddressPattern, Effect, Generation, Policy, Posture
+from sandhold.model.rule import PORT_MAX, AddressPattern, Effect, Generation, Policy, Posture
 from sandhold.policy.addresses import floor_reason, is_never_opened, opens_floor
 from sandhold.policy.index import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from sandhold.model.destination import Host
     from sandhold.model.rule import Rule
 
 _LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+_PORTS_SHOWN_FIRST: Final = (443, 80)  # what a rule without a port opens: the likeliest to be meant
 
 
 def unreadable_policy(generation: Generation) -> PolicyIndex:
@@ -58,6 +61,25 @@ def decide(index: PolicyIndex, destination: Destination, now: float) -> Decision
             return _decide_host_service(index, destination.port, now)
         case IPv4Address() | IPv6Address():
             return _decide_address(index, host, destination.port, now)
+
+
+def decide_any_port(index: PolicyIndex, host: Host, now: float) -> Decision:
+    """Judge a host without a port by rule 10, as 443, else 80, else its lowest allowed port; a denial is that of 443.
+
+    The lowest allowed port is 1, or the first of an allow rule's range, or the one behind a deny rule's.
+    """
+    if isinstance(host, IPv4Address | IPv6Address):
+        host = canonical_address(host)
+    edges = {1}
+    edges.update(ports.first for rule in _rules_on(index, Effect.ALLOW, host) for ports in rule.ports)
+    edges.update(ports.last + 1 for rule in _rules_on(index, Effect.DENY, host) for ports in rule.ports)
+    edges.discard(PORT_MAX + 1)
+    denied = decide(index, Destination(host, _PORTS_SHOWN_FIRST[0], Source.DNS), now)
+    for port in (*_PORTS_SHOWN_FIRST, *sorted(edges)):
+        decision = decide(index, Destination(host, port, Source.DNS), now)
+        if decision.is_allowed:
+            return decision
+    return denied
 
 
 def decide_address(
@@ -94,6 +116,16 @@ def decide_claims(index: PolicyIndex, claims: Sequence[Destination], now: float)
     if not _agree(claims):
         return _because(index, Effect.DENY, Reason.NAME_MISMATCH)
     return decisions[0]
+
+
+def _rules_on(index: PolicyIndex, effect: Effect, host: Host) -> list[Rule]:
+    match host:
+        case DomainName(name):
+            return index.rules_on_name(effect, name)
+        case HostService():
+            return index.rules_on_host_service(effect)
+        case IPv4Address() | IPv6Address():
+            return index.rules_on_address(effect, host)
 
 
 def _decide_name(index: PolicyIndex, name: str, port: int, now: float) -> Decision:

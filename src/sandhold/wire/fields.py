@@ -76,6 +76,8 @@ def split_head(buffer: bytes) -> tuple[list[bytes], int] | NeedMore:
     if len(whole) >= START_LINE_BYTES_MAX + 2 and whole.find(b"\r\n", 0, START_LINE_BYTES_MAX + 2) < 0:
         raise MalformedHeadError("the start line is too long", reason=Reason.OPENING_TOO_LARGE, status=414)
     _check_line_ends(whole)
+    if whole.count(b"\r\n") > FIELDS_MAX + (2 if end >= 0 else 1):  # the start line, and what ends the head
+        raise MalformedHeadError("too many fields", reason=Reason.OPENING_TOO_LARGE, status=431)
     if end < 0:
         if len(buffer) >= HEAD_BYTES_MAX:
             raise MalformedHeadError("the head is too large", reason=Reason.OPENING_TOO_LARGE, status=431)
@@ -84,13 +86,11 @@ def split_head(buffer: bytes) -> tuple[list[bytes], int] | NeedMore:
 
 
 def parse_fields(lines: list[bytes]) -> Fields:
-    """Read field lines by rules 2, 3 and 5.
+    """Read field lines by rules 2 and 3.
 
     Raises:
         MalformedHeadError: when one of them is refused.
     """
-    if len(lines) > FIELDS_MAX:
-        raise MalformedHeadError("too many fields", reason=Reason.OPENING_TOO_LARGE, status=431)
     fields = []
     seen = set()
     for line in lines:

@@ -7,8 +7,10 @@
    refused.
 3. A token of at most 32 characters, a space and text on one line with ` HTTP/` in it are HTTP/1, and so is a line that
    starts with a registered method (HTTP/0.9 is refused, not opaque). It is read by the rules of `request_head`.
-4. `SSH-` and whatever can no longer become one of these is opaque, as soon as that is certain.
-5. No opening needs more than `OPENING_BYTES_MAX`; one that would is refused with its own reason.
+4. Servers skip empty lines before a request (RFC 9112 section 2.2): HTTP behind any is refused.
+5. `SSH-` and whatever can no longer become one of these is opaque, as soon as that is certain.
+6. No opening needs more than `OPENING_BYTES_MAX`; one that would is refused with its own reason.
+7. TLS or HTTP that ends before its opening is whole is refused; other bytes that end so are opaque.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ __all__ = [
     "NeedMore",
     "Opaque",
     "Opening",
+    "OpeningReader",
     "TlsOpening",
     "read_opening",
 ]
@@ -44,6 +47,7 @@ __all__ = [
 OPENING_BYTES_MAX: Final = HEAD_BYTES_MAX  # a buffer of this size is always decided
 RECORDS_MAX: Final = 128  # 64 KiB in the smallest fragments that TLS negotiates, 512 bytes (RFC 6066 section 4)
 RECORD_BYTES_MAX: Final = 2**14  # RFC 8446 section 5.1
+EMPTY_LINE_BYTES_MAX: Final = 256  # some clients send one behind a request; some servers skip any number
 HELLO_BYTES_MAX: Final = OPENING_BYTES_MAX - RECORDS_MAX * 5  # post-quantum hellos have 2 kB, some 17 kB
 
 _HANDSHAKE: Final = 22
@@ -51,6 +55,8 @@ _RECORD_HEADER_BYTES: Final = 5
 _RECORD_MINOR_VERSIONS: Final = range(1, 5)
 _CLIENT_HELLO: Final = 1
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_LINE_ENDS: Final = b"\r\n"
+_DECIDING_BYTES: Final = 64  # the preface, the longest method, the headers of a record and of its message
 _METHOD = re.compile(TOKEN)
 _TEXT = re.compile(rb"[\t -~]*")
 _REGISTERED_METHODS: Final = frozenset(
@@ -117,7 +123,55 @@ def read_opening(buffer: bytes) -> Opening | NeedMore:
         return _read_tls(buffer) if buffer[1] == 3 else Opaque()
     if _PREFACE.startswith(buffer[: len(_PREFACE)]):
         return Http2Preface() if len(buffer) >= len(_PREFACE) else NEED_MORE
+    if buffer[0] in _LINE_ENDS:
+        return _read_behind_empty_lines(buffer)
     return _read_text(buffer)
+
+
+class OpeningReader:
+    """`read_opening` for bytes that come in pieces, in time linear in their number however small the pieces are."""
+
+    __slots__ = ("_buffer", "_has_line", "_tls_wanted")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._has_line = False
+        self._tls_wanted = 0
+
+    @property
+    def buffer(self) -> bytes:
+        """Everything that was fed."""
+        return bytes(self._buffer)
+
+    def feed(self, data: bytes) -> Opening | NeedMore:
+        """Take the next bytes; to be called no more once it has answered with an opening."""
+        self._buffer += data
+        return read_opening(self.buffer) if self._is_worth_a_look(data) else NEED_MORE
+
+    def end(self) -> Opaque | MalformedOpening:
+        """Say what bytes are that ended before they decided anything (rule 7)."""
+        if self._buffer.startswith(b"\x16\x03"):
+            return MalformedOpening("it ends in the middle of a ClientHello")
+        line = bytes(self._buffer.lstrip(_LINE_ENDS)).partition(b"\n")[0]
+        if b" HTTP/" in line or line.partition(b" ")[0] in _REGISTERED_METHODS:
+            return MalformedOpening("it ends in the middle of a request", status=400)
+        return Opaque()
+
+    def _is_worth_a_look(self, data: bytes) -> bool:
+        """Whether these bytes can decide anything: the first few, the ends of records and lines, and the limits."""
+        size = len(self._buffer)
+        had_line = self._has_line
+        self._has_line = had_line or b"\n" in data
+        if size <= _DECIDING_BYTES or size >= OPENING_BYTES_MAX:
+            return True
+        if self._buffer[0] == _HANDSHAKE:
+            if size < self._tls_wanted:
+                return False
+            self._tls_wanted = _end_of_record(self._buffer)
+            return True
+        if had_line:
+            return b"\n" in data
+        return not _TEXT.fullmatch(data) or size > START_LINE_BYTES_MAX
 
 
 def _read_tls(buffer: bytes) -> TlsOpening | MalformedOpening | NeedMore:
@@ -151,6 +205,17 @@ def _read_tls(buffer: bytes) -> TlsOpening | MalformedOpening | NeedMore:
     return MalformedOpening("the ClientHello is in too many records", Reason.OPENING_TOO_LARGE)
 
 
+def _end_of_record(buffer: bytes | bytearray) -> int:
+    """How many bytes there must be before the next record, or its header, is whole."""
+    position = 0
+    while position + _RECORD_HEADER_BYTES <= len(buffer):
+        end = position + _RECORD_HEADER_BYTES + int.from_bytes(buffer[position + 3 : position + 5], "big")
+        if end > len(buffer):
+            return end
+        position = end
+    return position + _RECORD_HEADER_BYTES
+
+
 def _check_record_header(header: bytes) -> str | None:
     """Judge as much of a record header as there is; None is fine so far."""
     if header and header[0] != _HANDSHAKE:
@@ -171,8 +236,19 @@ def _judge_hello(body: bytes, consumed: int) -> TlsOpening | MalformedOpening:
         return MalformedOpening(str(error))
 
 
+def _read_behind_empty_lines(buffer: bytes) -> MalformedOpening | Opaque | NeedMore:
+    """Rule 4, for a buffer that starts with a line end."""
+    behind = buffer.lstrip(_LINE_ENDS)
+    if len(buffer) - len(behind) > EMPTY_LINE_BYTES_MAX:
+        return MalformedOpening("too many empty lines", Reason.OPENING_TOO_LARGE, 400)
+    opening = _read_text(behind) if behind else NEED_MORE
+    if isinstance(opening, Opaque) or (opening is NEED_MORE and b"\n" not in behind):
+        return opening
+    return MalformedOpening("an empty line before the request line", status=400)
+
+
 def _read_text(buffer: bytes) -> HttpOpening | ConnectOpening | MalformedOpening | Opaque | NeedMore:
-    """Rules 2 to 5. Only the text before the first byte that is no text decides whether this is HTTP at all."""
+    """Rules 2, 3, 5 and 6. Only the text before the first byte that is no text decides whether this is HTTP at all."""
     window = buffer[: START_LINE_BYTES_MAX + 2]
     match = _METHOD.match(window)
     if match is None or len(match[0]) > METHOD_CHARS_MAX or window.startswith(b"SSH-"):

@@ -33,6 +33,8 @@ CASES = {
         "127.0.0.1",
         Destination(HostService(), 443, Source.ADDRESS),
     ),
+    "a synthetic address in IPv6 is no address of a benchmark": ("::ffff:198.19.0.1", Reason.UNKNOWN_ADDRESS),
+    "our own address in IPv6": ("::ffff:10.200.0.1", Reason.PROXY_SELF),
     "our own address": ("10.200.0.1", Reason.PROXY_SELF),
     "our own other address": ("fd5b:78::1", Reason.PROXY_SELF),
     "a synthetic address of nobody": ("198.19.0.1", Reason.UNKNOWN_ADDRESS),

@@ -130,14 +130,28 @@ def test_everything_else_is_empty(posture: str, name: str, query_type: str) -> N
 
 
 def test_only_some_types_of_an_allowed_name_are_asked_outside(desk: Desk) -> None:
-    """What programs need (MX, TXT, SRV, ...) goes out, and only when the name is allowed on port 443 or 80."""
+    """What programs need (MX, TXT, SRV, ...) goes out, and only when the name is allowed on some port."""
     lookups_of = Lookups(desk.gateway)
 
     for query_type in ("MX", "TXT", "SRV", "NS", "CAA", "SOA", "CNAME"):
         assert answer(lookups_of, "denied.test", query_type) is not None
-        assert answer(lookups_of, "ssh-only.test", query_type) is not None
         assert answer(lookups_of, "allowed.test", query_type) is None
+        assert answer(lookups_of, "ssh-only.test", query_type) is None
         assert answer(lookups_of, "port-80.test", query_type) is None
+
+
+def test_a_name_allowed_on_any_port_is_on_record_as_allowed(desk: Desk) -> None:
+    """A lookup has no port: its record says what a connection to the right port will be told."""
+    lookups_of = Lookups(desk.gateway)
+    for name in ("denied.test", "ssh-only.test", "port-80.test", "host.docker.internal"):
+        assert texts(answer(lookups_of, name, "A"))
+
+    assert [(record.name, record.decision.is_allowed) for record in desk.records] == [
+        ("denied.test", False),
+        ("ssh-only.test", True),
+        ("port-80.test", True),
+        ("host.docker.internal", True),
+    ]
 
 
 def test_addresses_of_the_cell_have_names(desk: Desk) -> None:

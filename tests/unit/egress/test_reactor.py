@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.egress.reactor import NEVER, Cancelled, Pending, Reactor
+from sandhold.egress.reactor import NEVER, SLICE_S, Cancelled, Pending, Reactor
 from sandhold.egress.threads import THREADS_MAX
 
 if TYPE_CHECKING:
@@ -46,6 +46,42 @@ def test_readable_waits_for_bytes(pair: tuple[socket.socket, socket.socket]) -> 
 
     reactor.run(main())
     assert seen == [b"x"]
+
+
+def test_a_preferred_descriptor_does_not_wait_for_the_busy(pair: tuple[socket.socket, socket.socket]) -> None:
+    """However much there is to do for others, what is preferred is served after a slice of it."""
+    ours, theirs = pair
+    reactor = Reactor()
+    reactor.prefer(ours.fileno())
+    busy = [socket.socketpair() for _ in range(20)]
+    order: list[str] = []
+
+    async def work(sock: socket.socket) -> None:
+        await reactor.readable(sock.fileno(), NEVER)
+        order.append("busy")
+        theirs.send(b"x")
+        until = reactor.clock() + SLICE_S
+        while reactor.clock() < until:
+            continue
+
+    async def listen() -> None:
+        await reactor.readable(ours.fileno(), NEVER)
+        order.append("preferred")
+
+    async def main() -> None:
+        tasks = [reactor.spawn(listen(), "link")]
+        for near, far in busy:
+            tasks.append(reactor.spawn(work(near), "work"))
+            far.send(b"x")
+        for task in tasks:
+            await task.join(reactor.clock() + LONG_S)
+
+    reactor.run(main())
+    for near, far in busy:
+        near.close()
+        far.close()
+    assert order[:2] == ["busy", "preferred"]
+    assert order.count("busy") == len(busy)
 
 
 def test_a_deadline_ends_a_wait(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandhold.egress import recording
-from sandhold.egress.gateway import RecordUnavailableError, new_event
+from sandhold.egress.gateway import RecordUnavailableError
 from sandhold.egress.reactor import Reactor
 from sandhold.egress.recording import Recorder
 from sandhold.model.event import Closed, Dropped, Why
-from tests.simulators import TrailSimulator
+from tests.simulators import TrailSimulator, new_event_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ LONG_S = 20.0
 
 def end(detail: str) -> Event:
     """An event that can be told from others."""
-    return Closed(new_event(), None, 0, 0, 0.0, Why.DONE, detail)
+    return Closed(new_event_id(), None, 0, 0, 0.0, Why.DONE, detail)
 
 
 def details(trail: TrailSimulator) -> list[str | None]:
@@ -35,7 +35,7 @@ def details(trail: TrailSimulator) -> list[str | None]:
 def run(trail: TrailSimulator, main: Callable[[Reactor, Recorder], Awaitable[None]]) -> None:
     """Run with a recorder on that trail."""
     reactor = Reactor()
-    recorder = Recorder(reactor, trail.append)
+    recorder = Recorder(reactor, trail.append, new_event_id)
 
     async def body() -> None:
         await main(reactor, recorder)
@@ -152,6 +152,26 @@ def test_too_many_waiters_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> No
 
     run(trail, main)
     assert details(trail) == ["waited", "waited"]
+
+
+def test_waiters_that_gave_up_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that hangs, records nobody waits for any more cannot pile up without end."""
+    monkeypatch.setattr(recording, "NOTES_WAITING_MAX", 3)
+    trail = TrailSimulator()
+    trail.is_moving.clear()
+
+    async def main(reactor: Reactor, recorder: Recorder) -> None:
+        async def one() -> None:
+            await recorder.record(end("given up"))
+
+        for _ in range(6):
+            reactor.spawn(one(), "record").cancel()
+            await reactor.sleep(reactor.clock() + 0.01)
+        with pytest.raises(RecordUnavailableError, match="too many"):
+            await recorder.record(end("refused"))
+        trail.is_moving.set()
+
+    run(trail, main)
 
 
 def test_denials_beyond_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_address
 
 import pytest
 
-from sandhold.egress.upstream import look_up, vet
+from sandhold.egress.reactor import Reactor
+from sandhold.egress.upstream import DeniedLateError, Upstream, is_own_address, look_up, vet
 from sandhold.model.decision import Reason
 from sandhold.model.destination import Destination, DomainName, Source
+from sandhold.policy.decide import decide
 from tests.simulators import policy
 
 NAME = Destination(DomainName("good.test"), 443, Source.DNS)
@@ -60,6 +63,75 @@ def test_answers_are_vetted(answers: list[str], rules: list[str], reason: Reason
     assert [str(address) for address in addresses] == kept
     assert decision.is_allowed is bool(kept)
     assert decision.reason is reason
+
+
+def test_an_address_that_is_denied_while_it_is_dialled_is_let_go() -> None:
+    """A denial of the address that comes between the attempt and its success leaves no connection."""
+    holding = [policy("allow good.test")]
+    refused: list[Reason] = []
+    reactor = Reactor()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def connect(sock: socket.socket, _: tuple[str, int]) -> int:
+            holding[0] = policy("allow good.test", "deny 203.0.113.7")
+            return sock.connect_ex(listener.getsockname())
+
+        upstream = Upstream(reactor, None, lambda _: [ip_address("203.0.113.7")], connect)
+
+        async def main() -> None:
+            try:
+                await upstream.dial(NAME, lambda: holding[0], lambda: 0.0, lambda: decide(holding[0], NAME, 0.0))
+            except DeniedLateError as late:
+                refused.append(late.decision.reason)
+
+        reactor.run(main())
+        accepted, _ = listener.accept()
+        with accepted, pytest.raises(ConnectionResetError):
+            accepted.recv(1)
+    assert refused == [Reason.RULE]
+
+
+OWN_ADDRESS = {
+    "a name does not open it": (["allow good.test"], False),
+    "everything does not open it": (["allow **"], False),
+    "a rule for that address does": (["allow good.test", "allow 93.184.216.34:443"], True),
+}
+
+
+@pytest.mark.parametrize(("rules", "is_dialled"), OWN_ADDRESS.values(), ids=OWN_ADDRESS)
+def test_an_address_of_this_machine_is_in_the_floor(rules: list[str], *, is_dialled: bool) -> None:
+    """A name whose address is one of this machine's interfaces is dialled only when a rule names that address."""
+    index = policy(*rules)
+    dialled: list[str] = []
+    refused: list[Reason] = []
+    reactor = Reactor()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def connect(sock: socket.socket, address: tuple[str, int]) -> int:
+            dialled.append(address[0])
+            return sock.connect_ex(listener.getsockname())
+
+        own = ip_address("93.184.216.34")
+        upstream = Upstream(reactor, None, lambda _: [own], connect, lambda address: address == own)
+
+        async def main() -> None:
+            try:
+                found = await upstream.dial(NAME, lambda: index, lambda: 0.0, lambda: decide(index, NAME, 0.0))
+                found.stream.close()
+            except DeniedLateError as late:
+                refused.append(late.decision.reason)
+
+        reactor.run(main())
+    assert dialled == ([str(own)] if is_dialled else [])
+    assert refused == ([] if is_dialled else [Reason.ADDRESS_FLOOR])
+
+
+def test_the_machines_own_addresses_are_known() -> None:
+    """The kernel says which addresses are this machine's; those of documentation never are."""
+    assert is_own_address(ip_address("127.0.0.1"))
+    assert not is_own_address(ip_address("203.0.113.7"))
 
 
 def test_the_hosts_own_names_are_known() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sandhold.model.destination import Destination, Source
 from sandhold.policy import addresses
-from sandhold.policy.decide import decide, decide_address, decide_claims
+from sandhold.policy.decide import decide, decide_address, decide_any_port, decide_claims
 from sandhold.policy.index import PolicyIndex
 from tests.unit.policy import reference
 from tests.unit.policy.strategies import NOW, SANDBOXES, destinations, names, policies, ports, raw_addresses
@@ -59,6 +59,21 @@ def test_claims_get_the_same_decision(
     claims = [first, *data.draw(st.lists(similar, max_size=3))]
     expected = reference.decide_claims(policy, sandbox, claims, NOW)
     assert decide_claims(PolicyIndex(policy, sandbox), claims, NOW) == expected
+
+
+@given(policies, sandboxes, destinations)
+@thorough
+def test_a_host_without_a_port_is_allowed_where_one_port_is(
+    policy: Policy, sandbox: str | None, target: Destination
+) -> None:
+    """Rule 10 holds as if a port on each side of every rule's ends had been tried: between those nothing changes."""
+    ends = {end for rule in policy.rules for ports in rule.ports for end in (ports.first, ports.last)}
+    tried = sorted({port for end in (1, *ends) for port in (end - 1, end, end + 1)} - {0, 65536})
+    decisions = [
+        reference.decide(policy, sandbox, Destination(target.host, port, Source.DNS), NOW) for port in (443, 80, *tried)
+    ]
+    expected = next((decision for decision in decisions if decision.is_allowed), decisions[0])
+    assert decide_any_port(PolicyIndex(policy, sandbox), target.host, NOW) == expected
 
 
 @given(raw_addresses)

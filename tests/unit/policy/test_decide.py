@@ -9,7 +9,7 @@ import pytest
 from sandhold.model.decision import Reason
 from sandhold.model.destination import Destination, HostService, MalformedError, Source
 from sandhold.model.rule import Effect, Generation, Origin, Posture
-from sandhold.policy.decide import decide, decide_address, decide_claims, unreadable_policy
+from sandhold.policy.decide import decide, decide_address, decide_any_port, decide_claims, unreadable_policy
 from tests.unit.policy.samples import NOW, destination, index, rule
 
 ALLOW, DENY = Effect.ALLOW, Effect.DENY
@@ -372,3 +372,25 @@ def test_everything_claimed_is_judged(claims: tuple[tuple[str, Source], ...], ef
     decision = decide_claims(index(*CLAIM_RULES), made, NOW)
 
     assert (decision.effect, decision.because) == (effect, because)
+
+
+# (rules, host) -> effect and what is named
+ANY_PORT_CASES = {
+    "a rule on another port than the web's": (("allow a.test:22",), "a.test", ALLOW, "allow a.test:22"),
+    "the web's ports are named first": (("allow a.test:22", "allow a.test:80"), "a.test", ALLOW, "allow a.test:80"),
+    "a service of the user's machine": (("allow localhost:11434",), "localhost", ALLOW, "allow localhost:11434"),
+    "a deny on the one port": (("allow a.test:22", "deny a.test:22"), "a.test", DENY, "no-matching-rule"),
+    "a deny on the lower part": (("allow a.test:1-99", "deny a.test:1-98"), "a.test", ALLOW, "allow a.test:1-99"),
+    "a deny on every port": (("allow a.test:*", "deny a.test"), "a.test", DENY, "deny a.test"),
+    "a deny up to the last port": (("allow a.test:9-99", "deny a.test:9-65535"), "a.test", DENY, "deny a.test:9-65535"),
+}
+
+
+@pytest.mark.parametrize(("rules", "host", "effect", "named"), ANY_PORT_CASES.values(), ids=ANY_PORT_CASES)
+def test_a_question_without_a_port_is_judged_by_every_port(
+    rules: tuple[str, ...], host: str, effect: Effect, named: str
+) -> None:
+    """A host is allowed where a rule opens one of its ports that no rule closes."""
+    decision = decide_any_port(index(*rules), destination(f"{host}:1").host, NOW)
+    assert decision.effect is effect
+    assert (decision.rule.id if decision.rule else decision.reason.value) == named

@@ -18,6 +18,7 @@ from sandhold.wire.opening import (
     HttpOpening,
     MalformedOpening,
     Opaque,
+    OpeningReader,
     TlsOpening,
     read_opening,
 )
@@ -84,7 +85,7 @@ OPAQUE = {
     "an old hello of SSLv2": (b"\x80\x2e\x01\x00\x02", 1),
     "SOCKS5": (b"\x05\x01\x00", 1),
     "SOCKS4": (b"\x04\x01\x00\x50", 1),
-    "an empty line first": (b"\r\nGET / HTTP/1.1\r\n", 1),
+    "a line behind an empty line": (b"\r\nalice\r\n", 8),
     "a space first": (b" GET / HTTP/1.1\r\n", 1),
     "a byte that only starts like TLS": (b"\x16\x04\x01\0\x05", 2),
     "bytes above ASCII": (b"\xc3\xa9 / HTTP/1.1\r\n", 1),
@@ -127,6 +128,10 @@ def test_tls_that_is_no_hello_is_refused(opening: bytes) -> None:
 
 
 HTTP_REFUSED = {
+    "an empty line first": (b"\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n", 400),
+    "half a head behind an empty line": (b"\r\nGET / HTTP/1.1\r\n", 400),
+    "many line feeds first": (b"\n" * 200 + b"GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n", 400),
+    "a CONNECT behind an empty line": (b"\r\n\r\nCONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n", 400),
     "HTTP/0.9": (b"GET /\r\n", 400),
     "a method and nothing": (b"GET\r\n", 400),
     "a tab behind the method": (b"CONNECT\tgood.test:443 HTTP/1.1\r\n", 400),
@@ -153,6 +158,8 @@ TOO_LARGE = {
     "a hello in too many records": records(handshake(bytes(RECORDS_MAX)), 1),
     "a target of 17 KiB": b"GET /" + b"a" * 17 * 1024,
     "a target of 17 KiB with a version": b"GET /" + b"a" * 17 * 1024 + b" HTTP/1.1\r\n",
+    "empty lines without an end": b"\r\n" * 300,
+    "fields without an end": b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 200,
     "text without an end": b"FOO " + b"a" * 17 * 1024,
     "a head of 64 KiB": b"GET / HTTP/1.1\r\nHost: good.test\r\nX: " + b"a" * OPENING_BYTES_MAX,
 }
@@ -186,6 +193,8 @@ START = st.sampled_from(
         b"CONNECT ",
         b"PRI * HTTP/2.0\r\n",
         b"FOO ",
+        b"\r\nGET / HTTP/1.1\r\n",
+        b"\n\r\n",
         records(GOOD_HELLO, 9)[:40],
     ]
 )
@@ -208,6 +217,71 @@ def test_a_decision_is_final(start: bytes, pieces: list[bytes]) -> None:
         (early for size in range(len(opening)) if (early := read_opening(opening[:size])) is not NEED_MORE), final
     )
     assert decided == final
+
+
+@ARBITRARY
+@given(START, PIECES)
+def test_pieces_decide_what_the_whole_decides(start: bytes, pieces: list[bytes]) -> None:
+    """A reader of pieces says nothing else than the bytes so far say, and forgets none of them."""
+    reader = OpeningReader()
+    fed = b""
+    for piece in (start, *pieces):
+        fed += piece
+        decided = reader.feed(piece)
+        assert decided is NEED_MORE or decided == read_opening(fed)
+        assert reader.buffer == fed
+        if decided is not NEED_MORE:
+            break
+
+
+@pytest.mark.parametrize(("opening", "kind"), WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("size", [1, 2, 3, 61, 1400])
+def test_a_reader_knows_an_opening_at_its_last_byte(opening: bytes, kind: type, size: int) -> None:
+    """However small the pieces are, the opening is known as soon as it is whole."""
+    reader = OpeningReader()
+    pieces = [opening[at : at + size] for at in range(0, len(opening), size)]
+    assert all(reader.feed(piece) is NEED_MORE for piece in pieces[:-1])
+    assert isinstance(reader.feed(pieces[-1]), kind)
+
+
+@pytest.mark.parametrize("opening", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_reader_stops_at_the_limits(opening: bytes) -> None:
+    """Byte by byte, nothing grows beyond the limit."""
+    reader = OpeningReader()
+    decided = next(
+        decided
+        for byte in opening + bytes(OPENING_BYTES_MAX)
+        if (decided := reader.feed(bytes([byte]))) is not NEED_MORE
+    )
+    assert isinstance(decided, MalformedOpening)
+    assert len(reader.buffer) <= OPENING_BYTES_MAX
+
+
+ENDED = {
+    "a line of text": (b"question", Opaque()),
+    "an empty line, which is all that finger says": (b"\r\n", Opaque()),
+    "half a ClientHello": (records(GOOD_HELLO)[:40], MalformedOpening("it ends in the middle of a ClientHello")),
+    "half a head": (
+        b"GET / HTTP/1.1\r\nHost: evil.test\r\n",
+        MalformedOpening("it ends in the middle of a request", status=400),
+    ),
+    "a head of HTTP/0.9 without its line end": (
+        b"GET /",
+        MalformedOpening("it ends in the middle of a request", status=400),
+    ),
+    "half a line behind an empty line": (
+        b"\r\nPOST / HTTP/1.1",
+        MalformedOpening("it ends in the middle of a request", status=400),
+    ),
+}
+
+
+@pytest.mark.parametrize(("opening", "expected"), ENDED.values(), ids=ENDED)
+def test_an_opening_that_ends_too_early_is_refused(opening: bytes, expected: object) -> None:
+    """What would have been TLS or HTTP is malformed, anything else is opaque."""
+    reader = OpeningReader()
+    assert reader.feed(opening) is NEED_MORE
+    assert reader.end() == expected
 
 
 @ARBITRARY

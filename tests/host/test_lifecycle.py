@@ -356,3 +356,82 @@ def test_a_thousand_connections_at_once(lab: Installation) -> None:
     assert allowed <= closed
     assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
     assert "unbroken" in lab.ok("policy", "log", "lab", "--verify")
+
+
+def test_a_flood_left_behind(lab: Installation) -> None:
+    """A program that a command leaves behind cannot keep `exec` by writing for ever."""
+    lab.ok("run", "-d", "lab")
+    done = lab("exec", "lab", "bash", "-c", "echo first; yes & exit 3", timeout_s=60)
+    assert done.status == 3
+    assert done.out.startswith("first\n")
+
+
+def test_a_stopped_launcher(lab: Installation) -> None:
+    """`stop` ends a sandbox whose launcher was stopped by a signal, and leaves nothing of it."""
+    lab.ok("run", "-d", "lab")
+    children = descendants(session_pid(lab))
+    launcher = next(pid for pid in children if b"sandhold.cell.launch" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(launcher, signal.SIGSTOP)
+    lab.ok("stop", "lab")
+    assert status(lab) == "stopped"
+    assert all(is_gone(pid) for pid in children)
+
+
+PARTS = {"the launcher": "sandhold.cell.launch", "egress": "sandhold.session.egress_process", "process 1": ""}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_a_killed_part(lab: Installation, part: str) -> None:
+    """Whichever part is killed, the others end with it and the end is on record."""
+    lab.ok("run", "-d", "lab")
+    pid = session_pid(lab)
+    children = descendants(pid)
+    launcher = next(each for each in children if b"sandhold.cell.launch" in Path(f"/proc/{each}/cmdline").read_bytes())
+    if part:
+        victim = next(each for each in children if part.encode() in Path(f"/proc/{each}/cmdline").read_bytes())
+    else:
+        victim = descendants(launcher)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: all(is_gone(each) for each in (pid, *children)), "every part has ended")
+    assert lab.records("lab")[-1]["kind"] == "session-stopped"
+    assert lab.records("lab")[-1]["reason"] in ("cell-died", "egress-died")
+
+
+def test_rules_go_with_their_sandbox(lab: Installation) -> None:
+    """Deleting a sandbox deletes the rules that were for it alone."""
+    lab.ok("policy", "allow", "network", "only-here.test", "--sandbox", "lab")
+    assert "only-here.test" in lab.ok("policy", "ls", "--wide")
+    lab.ok("rm", "lab")
+    assert "only-here.test" not in lab.ok("policy", "ls", "--wide")
+
+
+def test_a_stopped_egress_and_a_killed_session(lab: Installation) -> None:
+    """Egress that was stopped by a signal ends with its killed session all the same."""
+    lab.ok("run", "-d", "lab")
+    pid = session_pid(lab)
+    children = descendants(pid)
+    name = b"sandhold.session.egress_process"
+    egress = next(each for each in children if name in Path(f"/proc/{each}/cmdline").read_bytes())
+    os.kill(egress, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: all(is_gone(each) for each in children), "every part has ended")
+
+
+def test_a_workspace_that_is_gone(lab: Installation, project: Path) -> None:
+    """A workspace that was deleted or replaced by a link is not mounted, and the message names it."""
+    away = project.with_name("away")
+    project.rename(away)
+    for replace in (lambda: None, lambda: project.symlink_to(away)):
+        replace()
+        done = lab("exec", "lab", "true")
+        assert done.status == 125
+        assert f"the folder `{project}`" in done.err
+    project.unlink()
+    away.rename(project)
+    lab.ok("exec", "lab", "true")
+
+
+def test_arguments_that_are_no_text(lab: Installation) -> None:
+    """An argument that is no UTF-8 reaches the program as the bytes it is."""
+    shown = lab.ok("exec", "lab", "bash", "-c", 'printf %s "$1" | od -An -c', "bash", "\udcff")
+    assert shown.split() == ["377"]

@@ -3,7 +3,8 @@
 Rules:
 
 1. A packet is one JSON object of at most `MESSAGE_BYTES_MAX` bytes with exactly the fields of one kind of message,
-   about a command that was started and has not ended, with exactly the descriptors that kind carries.
+   about a command that was started and has not ended, with exactly the descriptors that kind carries. A terminal comes
+   once, and only for a command that wants one: each is a descriptor of the session's.
 2. Anything else ends the cell.
 """
 
@@ -38,6 +39,7 @@ class Channel:
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._running: set[CommandId] = set()
+        self._wanting_terminal: set[CommandId] = set()
         self._last = 0
 
     def fileno(self) -> int:
@@ -68,6 +70,8 @@ class Channel:
             self._link.settimeout(_SEND_TIMEOUT_S)
             socket.send_fds(self._link, [message], [fd, *(streams or ())])
         self._running.add(number)
+        if streams is None:
+            self._wanting_terminal.add(number)
         return number
 
     def signal(self, command: CommandId, signum: int) -> None:
@@ -117,12 +121,16 @@ class Channel:
             case {"started": int(number), "pid": int(pid), **rest} if not rest and not fds and 0 < pid < _PID_MAX:
                 return Started(self._known(number), pid)
             case {"terminal": int(number), **rest} if not rest and len(fds) == 1 and os.isatty(fds[0]):
-                return TerminalReady(self._known(number), fds[0])
+                if self._known(number) not in self._wanting_terminal:
+                    raise ProtocolError("a terminal that nobody waits for")
+                self._wanting_terminal.discard(CommandId(number))
+                return TerminalReady(CommandId(number), fds[0])
             case {"exited": int(number), "status": int(status), "detail": str() | None as detail, **rest} if (
                 not rest and not fds and 0 <= status < 256
             ):
                 command = self._known(number)
                 self._running.discard(command)
+                self._wanting_terminal.discard(command)
                 return Exited(command, status, detail[:DETAIL_CHARACTERS_MAX] if detail is not None else None)
         raise ProtocolError("a message of no known kind")
 

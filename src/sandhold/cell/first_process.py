@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MESSAGE_BYTES_MAX: Final = 4096
 ORDER_BYTES_MAX: Final = 8 << 20  # the kernel's own limit for arguments and environment is 6 MiB
 STARTING_TIMEOUT_S: Final = 20.0  # from fork to exec; a program on a dead network file system would hang process 1
+REAPED_AT_ONCE_MAX: Final = 256  # so that a storm of orphans cannot keep process 1 from the session's orders
 _DESCRIPTORS: Final = 4  # the order and three streams
 _TTY_GROUP: Final = 5
 
@@ -64,7 +65,8 @@ class _First:
                         return
                 elif fd == woken:
                     _drain(woken)
-                    self._reap()
+                    if self._reap():
+                        signal.raise_signal(signal.SIGCHLD)  # wakes the poll again, after its other descriptors
                 elif events & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
                     self._poll.unregister(fd)
                     os.close(fd)
@@ -141,14 +143,15 @@ class _First:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("=HHHH", rows, columns, 0, 0))
         return master, slave
 
-    def _reap(self) -> None:
-        while True:
+    def _reap(self) -> bool:
+        """Look after children that ended; True when there may be more."""
+        for _ in range(REAPED_AT_ONCE_MAX):
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return False
             if pid == 0:
-                return
+                return False
             code = os.waitstatus_to_exitcode(status)
             if self._changes.answer(pid, code):
                 continue
@@ -156,6 +159,7 @@ class _First:
             if command is not None:
                 del self._pids[command]
                 self._send_exit(command, code if code >= 0 else 128 - code, None)
+        return True
 
     def _send_exit(self, command: int, status: int, detail: str | None) -> None:
         self._send({"exited": command, "status": status, "detail": detail})

@@ -52,6 +52,7 @@ def main(fds: Sequence[int]) -> None:
     a descriptor of process 1, then from process 1 `{"ready": true}`; `{"failed": text}` from either.
     """
     channel = socket.socket(fileno=fds[0])
+    channel.set_inheritable(False)  # root inside can lower the limit that a command's descriptors are closed up to
     network = Namespaces(fds[2], fds[3] if len(fds) > 3 else None)
     try:
         plan = _read_plan(fds[1])

@@ -133,6 +133,7 @@ class NamespacesCell:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._process, signal.SIGKILL)
         _await_end(self._process)
+        self._child.kill()  # a launcher that somebody stopped would never see that its child has ended
         self._child.wait(ENDING_TIMEOUT_S)
 
     def __enter__(self) -> Self:

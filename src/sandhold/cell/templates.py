@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ DEBIAN_TEMPLATE: Final = "debian"
 TEMPLATE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 DESCRIPTION: Final = "template.json"
 DESCRIPTION_VERSION: Final = 1
+BUILD_BYTES_MIN: Final = 1200 << 20  # the packages and, beside them, what they unpack to
 DESCRIPTION_BYTES_MAX: Final = 65_536  # a page of package names; more is no description of ours
 
 
@@ -122,6 +124,16 @@ def _build(template: Path, lock: int, now: float, progress: Progress) -> Descrip
         tree.delete_tree(building)
         raise
     return description
+
+
+def _check_space(folder: Path) -> None:
+    """Refuse at once what would fail halfway: on a full disk the package manager waits and tries again for minutes."""
+    free = shutil.disk_usage(folder).free
+    if free < BUILD_BYTES_MIN:
+        raise SbxError(
+            f"`{folder}` has {free >> 20} MiB of free space, and building a template takes {BUILD_BYTES_MIN >> 20} MiB",
+            hint=f"free some, or start from the host's own programs with `--template {HOST_TEMPLATE}`",
+        )
 
 
 @contextmanager

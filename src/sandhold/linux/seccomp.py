@@ -6,12 +6,15 @@ Rules, in the order the program asks them:
    do not exist (ENOSYS).
 2. Calls whose arguments lie in memory where no filter can read them (`clone3`, `openat2`), and `io_uring`, which opens
    files and sockets without making the calls, do not exist: programs fall back to the calls that can be read.
-3. New namespaces, mounts, other processes' descriptors, the kernel's keys, modules, clocks and programs are refused.
+3. New namespaces, mounts, limits of process 1, other processes' descriptors, the kernel's keys, modules, clocks and
+   programs are refused.
 4. Sockets are Unix, TCP, UDP and the kernel's routing messages. There is no raw socket and no other family: AF_VSOCK
    and its like do not end at the network namespace.
-5. No terminal can be made to read what a program wrote to it (`TIOCSTI`, `TIOCLINUX`).
+5. No terminal can be made to read what a program wrote to it (`TIOCSTI`, `TIOCLINUX`), nor be given another line
+   discipline, which would load a module of the kernel (`TIOCSETD`).
 6. No file is created with a set-user-id or set-group-id bit; a change of mode that sets one is asked of process 1.
-7. Everything else is allowed.
+7. A call newer than the newest that has been read does not exist (ENOSYS): nobody knows what it opens.
+8. Everything else is allowed.
 """
 
 from __future__ import annotations
@@ -49,7 +52,8 @@ _CLONE_NEWTIME: Final = 0x80  # means a namespace to unshare(2) only; a signal t
 _SETID: Final = 0o6000
 _CREATES: Final = 0o100 | 0x400000  # O_CREAT, and the bit that O_TMPFILE adds
 _TYPE_MASK: Final = 0xF  # the rest of a socket's type is SOCK_CLOEXEC and SOCK_NONBLOCK
-_TERMINAL_INPUT: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+_TERMINAL_INPUT: Final = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCSETD
+_NEWEST_READ: Final = 467  # open_tree_attr of Linux 6.15; calls are numbered alike from 424 on
 _UNIX, _IPV4, _IPV6, _NETLINK = 1, 2, 10, 16
 # PER_LINUX, PER_LINUX32, UNAME26, ADDR_NO_RANDOMIZE (debuggers), and the question what it is.
 _PERSONALITIES: Final = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xFFFFFFFF)
@@ -81,6 +85,7 @@ def program(machine: Machine) -> bytes:
     ]
     if machine.name == "x86_64":
         steps += [(_AT_LEAST, 0, 1, _X32_BIT), _refuse(errno.ENOSYS)]
+    steps += [(_AT_LEAST, 0, 1, _NEWEST_READ + 1), _refuse(errno.ENOSYS)]
     bodies: dict[str, list[_Step]] = {name: [_refuse(errno.ENOSYS)] for name in _ABSENT}
     bodies |= {name: [_refuse(errno.EPERM)] for name in _REFUSED}
     bodies |= _by_arguments()
@@ -106,6 +111,7 @@ def _by_arguments() -> dict[str, list[_Step]]:
         "clone": _unless_bits(0, _CLONE_NEW),
         "unshare": _unless_bits(0, _CLONE_NEW | _CLONE_NEWTIME),
         "personality": _only(0, _PERSONALITIES, errno.EPERM),
+        "prlimit64": _never(0, (1,)),
         "socket": _socket(),
         "socketpair": _only(0, (_UNIX,), errno.EAFNOSUPPORT),
         "ioctl": _never(1, _TERMINAL_INPUT),

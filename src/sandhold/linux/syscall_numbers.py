@@ -90,6 +90,7 @@ _X86_64: Final = {
     "fchmodat": 268,
     "fchmodat2": 452,
     "seccomp": 317,
+    "prlimit64": 302,
 }
 _AARCH64: Final = {
     "io_uring_setup": 425,
@@ -155,6 +156,7 @@ _AARCH64: Final = {
     "fchmodat": 53,
     "fchmodat2": 452,
     "seccomp": 277,
+    "prlimit64": 261,
 }
 
 NUMBERS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType({"x86_64": _X86_64, "aarch64": _AARCH64})

@@ -6,6 +6,7 @@ packet, descriptors beside it (`unix(7)`, SCM_RIGHTS). Only the user who owns th
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -107,10 +108,6 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 Request = Start | Signal | Keep | Stop | Apply | Ask
 Reply = Started | Ended | Applied | State | Done | Failed
 
-_encode = msgspec.json.Encoder().encode
-_decode_request = msgspec.json.Decoder(Request).decode
-_decode_reply = msgspec.json.Decoder(Reply).decode
-
 
 class ChannelError(Exception):
     """The other side is gone, late, or said something that is no message."""
@@ -135,9 +132,9 @@ class Channel:
         """
         try:
             self._socket.settimeout(SEND_TIMEOUT_S)
-            socket.send_fds(self._socket, [_encode(message)], list(descriptors))
+            socket.send_fds(self._socket, [_encoded(message)], list(descriptors))
         except OSError as error:
-            raise ChannelError(f"the other side does not read: {error.strerror}") from error
+            raise ChannelError(f"the other side does not read: {error.strerror or error}") from error
 
     def receive_request(self) -> tuple[Request, list[int]]:
         """Receive one request and its descriptors, which are the caller's to close.
@@ -147,8 +144,8 @@ class Channel:
         """
         packet, descriptors = self._receive(SEND_TIMEOUT_S)
         try:
-            return _decode_request(packet), descriptors
-        except msgspec.MsgspecError as error:
+            return msgspec.convert(json.loads(packet), Request), descriptors
+        except (ValueError, RecursionError) as error:
             _close_all(descriptors)
             raise ChannelError(f"not a request: {error}") from error
 
@@ -160,8 +157,8 @@ class Channel:
         """
         packet, descriptors = self._receive(timeout_s)
         try:
-            return _decode_reply(packet), descriptors
-        except msgspec.MsgspecError as error:
+            return msgspec.convert(json.loads(packet), Reply), descriptors
+        except (ValueError, RecursionError) as error:
             _close_all(descriptors)
             raise ChannelError(f"not a reply: {error}") from error
 
@@ -260,6 +257,11 @@ def _short_name(folder: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{_SOCKET_NAME}"
     finally:
         os.close(descriptor)
+
+
+def _encoded(message: Request | Reply) -> bytes:
+    """Write a message in ASCII: bytes of argv that are no UTF-8 (PEP 383) come out as they went in."""
+    return json.dumps(msgspec.to_builtins(message), separators=(",", ":")).encode("ascii")
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

@@ -140,13 +140,22 @@ def _folder(text: str, paths: Paths) -> PurePosixPath:
     if str(folder) in _FORBIDDEN:
         raise SbxError(f"`{folder}` belongs to the system", hint="name a project's folder", status=EXIT_USAGE)
     for ours in (paths.state, paths.data, paths.config):
-        if ours.is_relative_to(folder) or folder.is_relative_to(ours):
+        if _is_inside(ours, folder) or _is_inside(folder, ours):
             raise SbxError(
                 f"`{folder}` holds sbx's own files (`{ours}`), which no sandbox may see",
                 hint="name a project's folder, not the home folder",
                 status=EXIT_USAGE,
             )
     return PurePosixPath(folder)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, however either is written: links are followed, and folders are told apart by
+    device and inode, so that a second mount of one is the same."""
+    if not folder.exists():
+        return path.resolve().is_relative_to(folder.resolve())
+    real = path.resolve()
+    return any(each.exists() and each.samefile(folder) for each in (real, *real.parents))
 
 
 def _isolation(text: str) -> Isolation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from sandhold.linux.process import spawn_program
+from sandhold.linux.syscalls import die_with_parent
 from sandhold.model.rule import Generation
 
 if TYPE_CHECKING:
@@ -154,6 +156,8 @@ def main() -> None:
     from sandhold.store.audit import Trail  # noqa: PLC0415
     from sandhold.store.policy_index import read_index  # noqa: PLC0415
 
+    # A process that somebody stopped would not see its link close: the session's end wakes it.
+    die_with_parent(signal.SIGCONT)
     given = json.loads(sys.argv[1])
     paths = Paths(Path(given["state"]), Path(given["data"]), Path(given["config"]))
     sandbox = given["sandbox"]

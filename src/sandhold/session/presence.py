@@ -117,6 +117,6 @@ def _read_marker(path: Path) -> Marker | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         # Something ran here and left a marker that says nothing: lost all the same.
         return Marker(session="unknown", pid=0, generation=0, started_at=0.0)

@@ -16,14 +16,14 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sandhold.agents.definitions import load_agent
 from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import CellSpec, DroppedCount
 from sandhold.cell.templates import find_template
 from sandhold.egress.certificates import Authority
-from sandhold.errors import SbxError
+from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.event import Dropped, GenerationSwitched, SessionStarted, SessionStopped
 from sandhold.paths import Paths
 from sandhold.session import control, inside, presence
@@ -37,6 +37,7 @@ from sandhold.store.audit import Trail
 from sandhold.store.database import open_database, read_only
 from sandhold.store.event_ids import new_event_id
 from sandhold.store.verification import remember_head
+from sandhold.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from sandhold.model.event import Event
     from sandhold.model.rule import Generation
     from sandhold.model.sandbox import Sandbox
-
-VERSION: Final = "0.1.0"
 
 
 def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
@@ -67,6 +66,7 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
         session = str(new_event_id(CLOCK.now()))
         trail = stack.enter_context(Trail.open(paths.trail(name), name, session, CLOCK))
         wake = stack.enter_context(_stop_signals())
+        _check_folders(sandbox)
         cell = stack.enter_context(open_cell(_cell_spec(paths, sandbox)))
         drops = DropCounter(cell, trail)
         egress = stack.enter_context(EgressProcess.start(paths, name, session, cell, os.environ))
@@ -84,7 +84,11 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
             count_dropped=drops.record,
         )
         presence.write_marker(folder, presence.Marker(session, os.getpid(), generation, time.time()))
-        trail.append([_started(sandbox, generation)])
+        try:
+            trail.append([_started(sandbox, generation)])
+        except OSError:
+            presence.remove_marker(folder)  # what never started is not lost
+            raise
         say_ready()
         try:
             serve(serving, wake)
@@ -142,9 +146,25 @@ def main() -> None:
     except SbxError as error:
         print_log(f"error: {error.message}")
         say({"error": error.message, "hint": error.hint, "status": error.status})
-    except (OSError, EgressError) as error:
+    except (OSError, ValueError, EgressError) as error:
         print_log(f"error: {error}")
         say({"error": str(error), "hint": f"`sbx doctor` shows what this host can do; `sbx logs {given['name']}`"})
+
+
+def _check_folders(sandbox: Sandbox) -> None:
+    """Say which folder is not what it was when the sandbox was created; the cell checks again and holds on to it.
+
+    Raises:
+        SbxError: when one is gone, or a link or a file stands in its place.
+    """
+    for mount in sandbox.mounts:
+        path = Path(mount.path)
+        if not path.is_dir() or path.resolve() != path:
+            raise SbxError(
+                f"the folder `{path}` of this sandbox is gone, or something else stands in its place",
+                hint=f"put it back, or delete the sandbox: `sbx rm {sandbox.name}`",
+                status=EXIT_NOT_HELD,
+            )
 
 
 def _cell_spec(paths: Paths, sandbox: Sandbox) -> CellSpec:
@@ -173,10 +193,15 @@ def _started(sandbox: Sandbox, generation: Generation) -> Event:
 
 
 def _switched(folder: Path, trail: Trail, session: str, before: Generation, after: Generation, cut: int) -> None:
-    marker = presence.look(folder).marker
-    started_at = marker.started_at if marker is not None else CLOCK.now()
-    presence.write_marker(folder, presence.Marker(session, os.getpid(), after, started_at))
-    trail.append([GenerationSwitched(new_event_id(CLOCK.now()), before, after, cut)])
+    """Put on record and into the marker what egress did already. A full disk does not undo it and does not end the
+    session: egress writes each decision with its generation, and refuses what it cannot record."""
+    try:
+        trail.append([GenerationSwitched(new_event_id(CLOCK.now()), before, after, cut)])
+        marker = presence.look(folder).marker
+        started_at = marker.started_at if marker is not None else CLOCK.now()
+        presence.write_marker(folder, presence.Marker(session, os.getpid(), after, started_at))
+    except OSError as error:
+        print_log(f"the switch to generation {after} could not be recorded: {error}")
 
 
 def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving) -> None:

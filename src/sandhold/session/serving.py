@@ -6,6 +6,7 @@ gets here; what comes from the control socket is the user's own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -113,6 +114,8 @@ def _accept(serving: Serving) -> None:
 
 
 def _request(serving: Serving, attachment: Attachment) -> None:
+    if attachment not in serving.attachments:
+        return  # its command ended in the same round
     try:
         request, descriptors = attachment.channel.receive_request()
     except control.ChannelError:
@@ -124,7 +127,7 @@ def _request(serving: Serving, attachment: Attachment) -> None:
                 _start(serving, attachment, request, descriptors)
             case control.Signal(signum):
                 if attachment.command is not None:
-                    serving.cell.signal(attachment.command, signum)
+                    _signal(serving, attachment.command, signum)
             case control.Keep():
                 serving.is_kept = True
                 attachment.channel.send(control.Done())
@@ -163,7 +166,11 @@ def _start(serving: Serving, attachment: Attachment, request: control.Start, des
     )
     attachment.wants_terminal = request.wants_terminal
     streams = None if request.wants_terminal else (descriptors[0], descriptors[1], descriptors[2])
-    attachment.command = serving.cell.start(command, streams)
+    try:
+        attachment.command = serving.cell.start(command, streams)
+    except (OSError, ValueError) as error:  # this command cannot be started; what else runs inside goes on
+        attachment.channel.send(control.Failed(f"the command could not be started: {error}"))
+        return
     serving.had_command = True
 
 
@@ -175,10 +182,16 @@ def _state(serving: Serving) -> control.State:
 def _hang_up(serving: Serving, attachment: Attachment) -> None:
     """The user of this connection went away: so does its command, first asked, then made to."""
     if attachment.command is not None:
-        serving.cell.signal(attachment.command, signal.SIGHUP)
-        serving.cell.signal(attachment.command, signal.SIGCONT)
+        _signal(serving, attachment.command, signal.SIGHUP)
+        _signal(serving, attachment.command, signal.SIGCONT)
         serving.kill_at[attachment.command] = time.monotonic() + HANG_UP_GRACE_S
     _forget(serving, attachment)
+
+
+def _signal(serving: Serving, command: CommandId, signum: int) -> None:
+    """Pass a signal on. A cell that is gone takes none; that it is gone comes as news of its own."""
+    with contextlib.suppress(OSError):
+        serving.cell.signal(command, signum)
 
 
 def _forget(serving: Serving, attachment: Attachment) -> None:
@@ -196,7 +209,7 @@ def _forget(serving: Serving, attachment: Attachment) -> None:
 def _kill_overdue(serving: Serving, now: float) -> None:
     for command, deadline in list(serving.kill_at.items()):
         if now >= deadline:
-            serving.cell.signal(command, signal.SIGKILL)
+            _signal(serving, command, signal.SIGKILL)
             del serving.kill_at[command]
 
 

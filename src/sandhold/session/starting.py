@@ -121,7 +121,7 @@ def clean_up(paths: Paths, name: str) -> int | None:
 
 def _stop_running(folder: Path, marker: presence.Marker | None, actor: str) -> None:
     """Ask; whoever does not stop is killed, which the kernel turns into an end of everything it started."""
-    channel = control.connect(folder)
+    channel = _connect_when_started(folder)
     if channel is not None:
         with channel:
             try:
@@ -129,9 +129,22 @@ def _stop_running(folder: Path, marker: presence.Marker | None, actor: str) -> N
                 channel.receive_reply(STOP_TIMEOUT_S)
             except control.ChannelError:
                 pass  # the session hangs up when it has stopped
-    if not _has_ended(folder, ENDING_TIMEOUT_S) and marker is not None and _is_session(marker.pid):
+    if _has_ended(folder, ENDING_TIMEOUT_S):
+        return
+    marker = presence.look(folder).marker or marker
+    if marker is not None and _is_session(marker.pid):
         os.kill(marker.pid, signal.SIGKILL)
         _has_ended(folder, ENDING_TIMEOUT_S)
+
+
+def _connect_when_started(folder: Path) -> control.Channel | None:
+    """Connect to a session that may be starting still; None when it ends first or listens to nobody in time."""
+    for _ in range(CONNECT_TRIES):
+        channel = control.connect(folder)
+        if channel is not None or presence.look(folder).status is not Status.RUNNING:
+            return channel
+        time.sleep(RETRY_S)
+    return None
 
 
 def _has_ended(folder: Path, timeout_s: float) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 COPY_BYTES_MAX: Final = 64 * 1024  # one pipe's worth (pipe(7))
 START_TIMEOUT_S: Final = 30.0  # a sandbox under memory pressure starts a command late; a stuck one never does
+DRAIN_BYTES_MAX: Final = 1 << 20  # what a pipe can hold (pipe(7)); a program left behind inside writes for ever
 DRAIN_TIMEOUT_S: Final = 2.0  # output still in the pipe when the command has ended
 
 _SIZE = struct.Struct("HHHH")  # struct winsize
@@ -50,12 +51,16 @@ class _Progress(Enum):
 
 @dataclass(slots=True)
 class _Copy:
-    """One direction: from a descriptor to another. What the sink did not take yet is `pending`."""
+    """One direction: from a descriptor to another. What the sink did not take yet is `pending`.
+
+    `left` is how many bytes are still copied, None for as long as they come.
+    """
 
     source: int
     sink: int
     close_sink: bool = False
     pending: bytes = b""
+    left: int | None = None
 
 
 def has_terminal() -> bool:
@@ -89,8 +94,8 @@ def _on_terminal(channel: control.Channel, request: control.Start) -> Outcome:
     master = descriptors[0]
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, master)
+        wake = stack.enter_context(_signals(signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
         stack.enter_context(_raw_terminal())
-        wake = stack.enter_context(_signals(signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP))
 
         def on_signal(signum: int) -> None:
             if signum == signal.SIGWINCH:
@@ -149,6 +154,8 @@ def _relay(channel: control.Channel, copies: list[_Copy], wake: int, on_signal: 
                 elif key.data is channel:
                     outcome = _ended(channel)
                     selector.unregister(channel)
+                    for copy in open_copies:
+                        copy.left = DRAIN_BYTES_MAX
                 else:
                     for signum in os.read(wake, 64):
                         on_signal(signum)
@@ -185,7 +192,7 @@ def _step(selector: selectors.BaseSelector, key: selectors.SelectorKey, open_cop
 def _copy_once(copy: _Copy) -> _Progress:
     """Copy what is there."""
     try:
-        data = copy.pending or os.read(copy.source, COPY_BYTES_MAX)
+        data = copy.pending or (b"" if copy.left == 0 else os.read(copy.source, COPY_BYTES_MAX))
     except BlockingIOError:
         return _Progress.MORE
     except OSError:
@@ -199,6 +206,8 @@ def _copy_once(copy: _Copy) -> _Progress:
     except OSError:
         return _Progress.DONE
     copy.pending = data[written:]
+    if copy.left is not None:
+        copy.left = max(0, copy.left - written)
     return _Progress.BLOCKED if copy.pending else _Progress.MORE
 
 

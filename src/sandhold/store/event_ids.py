@@ -1,20 +1,16 @@
-"""Event ids: 26 characters of Crockford base 32, sortable by time (the ULID specification)."""
+"""Fresh event ids: the format is the model's, the randomness is the system's."""
 
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from typing import TYPE_CHECKING
 
-from sandhold.model.event import EventId
+from sandhold.model.event import ULID_RANDOM_BYTES, make_event_id
 
-_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_TIME_BITS: Final = 48
-_RANDOM_BITS: Final = 80
-_CHARACTERS: Final = 26
+if TYPE_CHECKING:
+    from sandhold.model.event import EventId
 
 
 def new_event_id(now: float) -> EventId:
     """Make an id that nobody can guess; `now` is in seconds since the epoch."""
-    milliseconds = int(now * 1000) & ((1 << _TIME_BITS) - 1)
-    number = (milliseconds << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
-    return EventId("".join(_ALPHABET[(number >> shift) & 31] for shift in range((_CHARACTERS - 1) * 5, -1, -5)))
+    return make_event_id(int(now * 1000), secrets.token_bytes(ULID_RANDOM_BYTES))

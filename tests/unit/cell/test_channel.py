@@ -151,3 +151,26 @@ def test_an_order_is_whole(ends: tuple[Channel, socket.socket]) -> None:
     }  # fmt: skip
     for fd in (*fds, null):
         os.close(fd)
+
+
+def test_a_terminal_comes_once() -> None:
+    """A second terminal for a command, or one for a command that wants none, is a breach: each is a descriptor."""
+    ours, process = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    master, slave = os.openpty()
+    null = os.open(os.devnull, os.O_RDWR)
+    wanted = Command(("true",), (), "/")
+    channel = Channel(ours)
+    taken = []
+    try:
+        assert (channel.start(wanted, None), channel.start(wanted, (null, null, null))) == (1, 2)
+        socket.send_fds(process, [b'{"terminal": 1}'], [master])
+        taken = [event.master for event in channel.receive() if isinstance(event, TerminalReady)]
+        assert len(taken) == 1
+        for number in (1, 2):
+            socket.send_fds(process, [b'{"terminal": %d}' % number], [master])
+            assert [type(event) for event in channel.receive()] == [CellDied]
+    finally:
+        channel.close()
+        process.close()
+        for fd in (master, slave, null, *taken):
+            os.close(fd)

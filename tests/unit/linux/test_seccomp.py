@@ -138,3 +138,23 @@ def test_the_program_fits_the_kernel(machine: str) -> None:
     records = seccomp.program(Machine(machine))
     assert len(records) // 8 <= 4096
     assert struct.unpack("=HBBI", records[-8:])[0] == 0x06
+
+
+@pytest.mark.parametrize("machine", list(NUMBERS))
+@pytest.mark.parametrize("number", [468, 470, 511, 1 << 20])
+def test_calls_that_nobody_has_read(machine: str, number: int) -> None:
+    """A call newer than every call that was read does not exist, whatever it will do."""
+    assert _answer(machine, number) == _refused(errno.ENOSYS)
+
+
+@pytest.mark.parametrize("machine", list(NUMBERS))
+def test_no_line_discipline(machine: str) -> None:
+    """A terminal keeps its line discipline: another would load a module of the kernel (`TIOCSETD`)."""
+    assert _answer(machine, "ioctl", 0, 0x5423) == _refused(errno.EPERM)
+
+
+@pytest.mark.parametrize("machine", list(NUMBERS))
+def test_the_limits_of_process_1(machine: str) -> None:
+    """Root inside has the ids of process 1 and may not change its limits; others it may."""
+    assert _answer(machine, "prlimit64", 1) == _refused(errno.EPERM)
+    assert _answer(machine, "prlimit64", 0) == _answer(machine, "prlimit64", 7) == 0x7FFF0000

@@ -9,11 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import click
 import pytest
 from pip._internal.models.index import PyPI
+
+from sandhold.cli.main import sbx
+from sandhold.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,6 +49,10 @@ MIRRORS_A_ROOM: Final = frozenset(
 NOT_OURS: Final = frozenset({"build", "dist"})  # and every hidden folder but the checks themselves
 
 DEVELOPMENT_PATH: Final = re.compile(r"/work/(?:main|shared)\b|/root/\.|/tmp/brief\b")
+
+NO_MODULES: Final = frozenset({"host", "30m"})  # words in backticks in the table of rooms
+
+SHOWS_HELP: Final = ("README.md", "docs/commands.md")
 
 SLOW_MODULES: Final = (
     "asyncio",
@@ -256,14 +265,54 @@ def test_a_start_imports_only_what_it_needs(arguments: tuple[str, ...], tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_shows_the_real_help(tmp_path: Path) -> None:
-    """Each block after `<!-- output of: sbx ... -->` in the README is what that command prints."""
-    readme = (REPOSITORY / "README.md").read_text()
-    blocks = re.findall(r"<!-- output of: sbx (.+?) -->\n```text\n(.*?)```\n", readme, flags=re.DOTALL)
+@pytest.mark.parametrize("document", SHOWS_HELP)
+def test_documents_show_the_real_help(document: str, tmp_path: Path) -> None:
+    """Each block after `<!-- output of: sbx ... -->` in a document is what that command prints."""
+    blocks = help_blocks(document)
     assert blocks
-    for arguments, shown in blocks:
+    for arguments, shown in blocks.items():
         done, _ = run_sbx(tuple(arguments.split()), tmp_path)
-        assert done.stdout == shown
+        assert done.stdout == shown, "`scripts/update-help` writes it anew"
+
+
+def test_every_command_is_documented() -> None:
+    """`docs/commands.md` shows the help of every command there is, and of no other."""
+    commands = {f"{' '.join(words)} --help" for words in commands_of(sbx, ()) if words}
+    assert commands == set(help_blocks("docs/commands.md"))
+
+
+def help_blocks(document: str) -> dict[str, str]:
+    """Return what a document shows as the output of `sbx` by the arguments of it."""
+    text = (REPOSITORY / document).read_text()
+    return dict(re.findall(r"<!-- output of: sbx (.+?) -->\n```text\n(.*?)```\n", text, flags=re.DOTALL))
+
+
+def commands_of(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command below a command, itself first."""
+    yield words
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands_of(below, (*words, name))
+
+
+def test_the_package_has_one_version() -> None:
+    """What pip calls the version is what `sbx --version` prints."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
+
+
+def test_the_architecture_lists_every_module() -> None:
+    """The table of rooms in ARCHITECTURE.md names each module of a room, and no other."""
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
+    listed = {
+        room: {word for word in re.findall(r"`(\w+)`", modules) if word not in NO_MODULES}
+        for room, modules in re.findall(r"^\| `(\w+)/` \| (.*) \|$", text, flags=re.MULTILINE)
+    }
+    rooms = sorted(path.parent for path in SOURCE.glob("*/__init__.py"))
+    assert listed == {room.name: {path.stem for path in room.glob("*.py")} - {"__init__"} for room in rooms}
 
 
 def test_documents_name_only_source_that_exists() -> None:

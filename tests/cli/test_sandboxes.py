@@ -28,7 +28,7 @@ REFUSED = {
     "there is no microVM yet, and no pretending": ((*CREATE, "--isolation", "microvm", "shell", "."), 125, "microVM"),
     "an unknown name": (("run", "nosuch"), 1, "no sandbox or agent is called `nosuch`"),
     "an unknown command": (("rnu",), 2, "no command `rnu`"),
-    "an unknown flag": (("ls", "--wat"), 2, "no such option"),
+    "an unknown flag": (("ls", "--wat"), 2, "no option `--wat`"),
 }
 
 

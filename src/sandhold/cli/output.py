@@ -41,6 +41,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def ask(text: str) -> None:
+    """Print a question and leave the cursor behind it."""
+    print(safe(text), end="", file=sys.stderr, flush=True)
+
+
 def hint(text: str) -> None:
     """Print what to type next."""
     say(f"{paint('hint:', 'yellow', sys.stderr)} {text}")
@@ -89,6 +94,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def width() -> int | None:
     """Return the columns of the terminal that data goes to, None when it goes elsewhere."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def shortened_start(text: str, columns: int) -> str:
+    """Cut the start of a text that is too long for its columns: of a path, the end says more."""
+    return text if len(text) <= columns else f"...{text[len(text) + 3 - columns :]}"
 
 
 def paint(text: str, colour: str, stream: object = None) -> str:

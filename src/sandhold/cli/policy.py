@@ -3,62 +3,37 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from sandhold.cli import output
-from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
+from sandhold.cli.asking import ask_before_deleting
+from sandhold.cli.changes import Scope, add_rules, parsed_resources, readable_policy, say_when
+from sandhold.cli.durations import format_duration, parse_duration
+from sandhold.cli.groups import Lazy, LazyGroup
+from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect, Origin, Posture
 from sandhold.paths import Paths
 from sandhold.store import rules, sandboxes
 from sandhold.store.database import open_database, read_only
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from sandhold.model.event import PolicyChanged
-    from sandhold.model.rule import Policy, Rule
-    from sandhold.store.database import Database
+    from sandhold.model.rule import Rule
 
-DEFAULT_PORT: Final = 443
 _SHOWN_WITHOUT_TERMINAL: Final = 100
-_NAMES_SHOWN: Final = 5
-_DURATION = re.compile(r"([0-9]{1,6})([smhd])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+_LAZY: Final[Mapping[str, Lazy]] = {
+    "check": Lazy("sandhold.cli.check", "check", "Say what would happen, by the very function that enforcement calls"),
+    "log": Lazy("sandhold.cli.trail", "log", "Show what sandboxes tried on the network, and check the audit trail"),
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a rule is for: the resources as typed, in one sandbox or all, until when, and whether at once."""
-
-    resources: str
-    sandbox: str | None
-    expires_at: float | None = None
-    is_now: bool = False
-
-
-class PolicyGroup(click.Group):
-    """Loads `log` and all that reads trails only when it is typed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the commands."""
-        return [*super().list_commands(ctx), "log"]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Find a command."""
-        if cmd_name != "log":
-            return super().get_command(ctx, cmd_name)
-        from sandhold.cli.trail import log  # noqa: PLC0415 - the other commands stay quick
-
-        return log
-
-
-@click.group(cls=PolicyGroup)
+@click.group(cls=LazyGroup, lazy=_LAZY)
 def policy() -> None:
     """See and change what sandboxes may reach on the network.
 
@@ -72,12 +47,15 @@ def policy() -> None:
 @click.option("--wide", is_flag=True, help="Show every resource.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(name: str | None, wide: bool, as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
-    """List the rules, all of them or those that concern sandbox NAME: NAME TYPE DECISION RESOURCES."""
+    """List the rules, all of them or those that concern sandbox NAME.
+
+    The columns are NAME, TYPE, DECISION and RESOURCES; the default groups come first, local rules last.
+    """
     paths = Paths.from_environment(os.environ)
     with closing(read_only(paths.database)) as database:
         if name is not None:
             sandboxes.get(database, name)
-        whole = _load(database)
+        whole = readable_policy(database)
     shown = [rule for rule in whole.rules if name is None or rule.sandbox in (None, name)]
     if as_json:
         output.show_json(
@@ -95,24 +73,19 @@ def ls(name: str | None, wide: bool, as_json: bool) -> int:  # noqa: FBT001 - cl
     return 0
 
 
-@policy.group()
+@policy.group(cls=LazyGroup)
 def allow() -> None:
     """Add a rule that allows."""
 
 
-@policy.group()
+@policy.group(cls=LazyGroup)
 def deny() -> None:
     """Add a rule that denies; it overrides every allow."""
 
 
-@policy.group("rm")
+@policy.group("rm", cls=LazyGroup)
 def remove() -> None:
     """Remove a local rule."""
-
-
-@policy.group()
-def check() -> None:
-    """Say what would happen, by the very function that enforcement calls."""
 
 
 def _add_command(group: click.Group, effect: Effect) -> None:
@@ -123,10 +96,17 @@ def _add_command(group: click.Group, effect: Effect) -> None:
     @click.option("--for", "duration", metavar="30m", help="Let it expire: a number and s, m, h or d.")
     def network(resources: str, sandbox: str | None, is_now: bool, duration: str | None) -> int:  # noqa: FBT001
         paths = Paths.from_environment(os.environ)
-        expires_at = time.time() + _duration(duration) if duration is not None else None
+        expires_at = _expiry(duration)
+        parsed = parsed_resources(resources, effect)
         with closing(open_database(paths.database)) as database:
-            return add_rules(paths, database, effect, Scope(resources, sandbox, expires_at, is_now))
+            if sandbox is not None:
+                sandboxes.get(database, sandbox)
+            change, said = add_rules(paths, database, effect, Scope(parsed, sandbox, expires_at))
+            for line in said:
+                output.show(line)
+            return say_when(paths, database, change, is_now=is_now)
 
+    network.short_help = f"{effect.value.capitalize()} RESOURCES, a comma list, on the network"
     network.help = (
         f"{effect.value.capitalize()} RESOURCES, a comma list: `example.com`, `example.com:22`, `*.example.com`, "
         "`**.example.com`, `10.0.0.0/8:443`, `localhost:11434`, `**`."
@@ -162,16 +142,19 @@ def remove_network(
             change = rules.remove_by_resource(database, by, resource or "", sandbox)
         for removed, text in zip(change.rules, change.resources, strict=True):
             output.show(f"removed `{text}` ({removed})")
-        return _say_when(paths, database, change, is_now=is_now)
+        return say_when(paths, database, change, is_now=is_now)
 
 
 @policy.command()
-@click.argument("posture", type=click.Choice([posture.value for posture in Posture]))
+@click.argument("posture", metavar="POSTURE", type=click.Choice([posture.value for posture in Posture]))
 @click.option("--now", "is_now", is_flag=True, help="Apply to running sandboxes at once.")
 def init(posture: str, is_now: bool) -> int:  # noqa: FBT001 - click passes flags so
     """Set the posture: what holds where no rule matches. Local rules stay.
 
-    `balanced`: the default groups, else deny. `allow-all`: allow. `deny-all`: deny, the default groups too.
+    \b
+      balanced    the default groups, else deny; this is how it starts
+      allow-all   allow
+      deny-all    deny, and the default groups are off
     """
     from sandhold.session.policies import editor  # noqa: PLC0415 - `policy ls` lives here and stays quick
 
@@ -179,7 +162,7 @@ def init(posture: str, is_now: bool) -> int:  # noqa: FBT001 - click passes flag
     with closing(open_database(paths.database)) as database:
         change = rules.set_posture(database, editor(paths, database, None), Posture(posture))
         output.show(f"the posture is `{posture}`: what no rule matches is {_leftover(Posture(posture))}")
-        return _say_when(paths, database, change, is_now=is_now)
+        return say_when(paths, database, change, is_now=is_now)
 
 
 @policy.command()
@@ -188,119 +171,15 @@ def init(posture: str, is_now: bool) -> int:  # noqa: FBT001 - click passes flag
 @click.pass_context
 def reset(context: click.Context, is_now: bool, force: bool) -> int:  # noqa: FBT001 - click passes flags so
     """Remove every local rule and go back to the posture `balanced`."""
-    from sandhold.cli.sandboxes import ask  # noqa: PLC0415 - `policy ls` lives here and stays quick
     from sandhold.session.policies import editor  # noqa: PLC0415 - `policy ls` lives here and stays quick
 
     if not force:
-        ask(context, "remove every local rule?")
+        ask_before_deleting(context, "remove every local rule?")
     paths = Paths.from_environment(os.environ)
     with closing(open_database(paths.database)) as database:
         change = rules.reset(database, editor(paths, database, None))
         output.show(f"removed {len(change.rules)} local rules; the posture is `balanced`")
-        return _say_when(paths, database, change, is_now=is_now)
-
-
-@check.command("network")
-@click.argument("target")
-@click.option("--sandbox", metavar="NAME", help="As this sandbox would be answered.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check_network(target: str, sandbox: str | None, as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
-    """Say what would happen to a connection to TARGET (`host`, `host:port`, port 443 when not given) and why."""
-    from sandhold.model.destination import Destination, MalformedError, Source, parse_authority  # noqa: PLC0415
-    from sandhold.policy.decide import decide  # noqa: PLC0415
-    from sandhold.store.policy_index import load_index  # noqa: PLC0415
-
-    try:
-        host, port = parse_authority(target, DEFAULT_PORT)
-    except MalformedError as error:
-        raise SbxError(
-            f"`{target}` is no target: {error}", hint="write `host` or `host:port`", status=EXIT_USAGE
-        ) from error
-    paths = Paths.from_environment(os.environ)
-    with closing(read_only(paths.database)) as database:
-        if sandbox is not None:
-            sandboxes.get(database, sandbox)
-        index = load_index(database, sandbox)
-    destination = Destination(host, port, Source.CONNECT)
-    decision = decide(index, destination, time.time())
-    if as_json:
-        output.show_json(
-            {
-                "destination": str(destination),
-                "decision": decision.effect.value,
-                "reason": decision.reason.value,
-                "rule": decision.rule.id if decision.rule is not None else None,
-                "because": decision.because,
-                "generation": decision.generation,
-            }
-        )
-    else:
-        words = output.paint("ALLOWED", "green") if decision.is_allowed else output.paint("BLOCKED", "red")
-        resource = f" ({decision.rule.resource})" if decision.rule is not None else ""
-        output.show(f"{words}   {destination}   {decision.because}{resource}")
-    return 0 if decision.is_allowed else EXIT_FAILED
-
-
-def add_rules(paths: Paths, database: Database, effect: Effect, scope: Scope) -> int:
-    """Add rules and say what they are called and when they take effect."""
-    from sandhold.policy.syntax import RuleSyntaxError, split_resources  # noqa: PLC0415 - `policy ls` stays quick
-    from sandhold.session.policies import editor  # noqa: PLC0415 - `policy ls` lives here and stays quick
-
-    if scope.sandbox is not None:
-        sandboxes.get(database, scope.sandbox)
-    try:
-        resources = split_resources(scope.resources)
-    except RuleSyntaxError as error:
-        raise SbxError(str(error), hint=error.hint, status=EXIT_USAGE) from error
-    change = rules.add_rules(
-        database,
-        editor(paths, database, scope.sandbox),
-        effect,
-        resources,
-        sandbox=scope.sandbox,
-        expires_at=scope.expires_at,
-    )
-    word = "allowed" if effect is Effect.ALLOW else "denied"
-    where = "for every sandbox" if scope.sandbox is None else f"for `{scope.sandbox}`"
-    for identifier, resource in zip(change.rules, resources, strict=True):
-        output.show(f"{word} `{resource}` {where} ({identifier})")
-    return _say_when(paths, database, change, is_now=scope.is_now)
-
-
-def _say_when(paths: Paths, database: Database, change: PolicyChanged, *, is_now: bool) -> int:
-    """Say when a change takes effect, and make it so for running sandboxes if asked to."""
-    from sandhold.session.policies import apply_now, running_on_older  # noqa: PLC0415 - `policy ls` stays quick
-
-    older = running_on_older(paths, database, change.generation, change.sandbox)
-    if not older:
-        output.hint("takes effect on the next `sbx run`")
-        return 0
-    names = ", ".join(f"`{name}`" for name in older[:_NAMES_SHOWN]) + (", ..." if len(older) > _NAMES_SHOWN else "")
-    if not is_now:
-        runs = "runs" if len(older) == 1 else "run"
-        output.hint(
-            f"takes effect on the next `sbx run`; {names} still {runs} on the older policy (apply now with `--now`)"
-        )
-        return 0
-    status = 0
-    for applied in apply_now(paths, older):
-        if applied.problem is None:
-            output.say(f"`{applied.sandbox}` runs on generation {applied.generation}; {applied.cut} connections cut")
-        else:
-            status = EXIT_FAILED
-            output.warn(f"`{applied.sandbox}` did not take the change over: {applied.problem}")
-            output.hint(f"`sbx stop {applied.sandbox}` takes its network away")
-    return status
-
-
-def _load(database: Database) -> Policy:
-    try:
-        return rules.load_policy(database)
-    except rules.PolicyUnreadableError as error:
-        raise SbxError(
-            f"the policy cannot be read, so every connection is denied: {error}",
-            hint="`sbx policy reset` removes every local rule and mends it",
-        ) from error
+        return say_when(paths, database, change, is_now=is_now)
 
 
 def _groups(shown: Iterable[Rule]) -> list[tuple[str, list[Rule]]]:
@@ -317,7 +196,7 @@ def _effect(group: Sequence[Rule], posture: Posture, now: float) -> str:
     words = rule.effect.value
     if rule.expires_at is not None:
         left_s = rule.expires_at - now
-        words += f" ({_span(left_s)} left)" if left_s > 0 else " (expired)"
+        words += f" ({format_duration(left_s)} left)" if left_s > 0 else " (expired)"
     if posture is Posture.DENY_ALL and rule.origin is not Origin.LOCAL and rule.effect is Effect.ALLOW:
         words += " (off)"
     return words
@@ -363,15 +242,10 @@ def _leftover(posture: Posture) -> str:
     return "allowed" if posture is Posture.ALLOW_ALL else "denied"
 
 
-def _duration(text: str) -> float:
-    match = _DURATION.fullmatch(text)
-    if match is None or int(match[1]) == 0:
-        raise SbxError(f"`--for {text}` is no duration", hint="for example `30m`, `2h` or `7d`", status=EXIT_USAGE)
-    return float(int(match[1]) * _SECONDS[match[2]])
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds)}s"
+def _expiry(duration: str | None) -> float | None:
+    if duration is None:
+        return None
+    seconds = parse_duration(duration)
+    if not seconds:
+        raise SbxError(f"`--for {duration}` is no duration", hint="for example `30m`, `2h` or `7d`", status=EXIT_USAGE)
+    return time.time() + seconds

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sandhold.agents.definitions import DEFAULT_AGENT, agent_names, load_agent
-from sandhold.cli import output
-from sandhold.cli.policy import Scope, add_rules
+from sandhold.cli import output, rootfs
+from sandhold.cli.changes import Scope, add_rules, parsed_resources, readable_policy, say_when
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
+from sandhold.model.sandbox import Status
 from sandhold.paths import Paths
-from sandhold.session import control, creation, inside, starting, terminal
-from sandhold.session.templates import ensure_template
+from sandhold.session import control, creation, inside, presence, starting, terminal
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ATTACH_TRIES = 5  # each meets a session that is ending; a sixth in a row is no coincidence
 
+ENV_FILE_BYTES_MAX = 1024 * 1024  # the kernel takes two megabytes of arguments and environment together (execve(2))
+
 _ARGUMENTS = "sandhold.arguments"
 _CREATION_FLAGS = ("name", "isolation", "template", "cpus", "memory", "env", "env_file")
 
@@ -37,17 +39,27 @@ _CREATION_FLAGS = ("name", "isolation", "template", "cpus", "memory", "env", "en
 def creation_options(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command the options that say how a new sandbox is made."""
     options = (
-        click.option("--name", help="Name of the sandbox; `AGENT-FOLDER` when not given."),
+        click.option("--name", metavar="NAME", help="Name of the sandbox; `AGENT-FOLDER` when not given."),
         click.option(
             "--isolation",
             type=click.Choice(["auto", "microvm", "namespaces"]),
             default=None,
-            help="Kind of boundary; `auto` is the strongest this host can hold.",
+            help="Kind of boundary; this version has `namespaces` only, and `auto` picks it.",
         ),
-        click.option("--template", help="Root file system to start from: `debian` (the default), `host`, or your own."),
-        click.option("--cpus", type=float, help="Processors it may use, for example 1.5."),
-        click.option("--memory", help="Memory it may use, for example `4g`; half of the host's when not given."),
-        click.option("-e", "--env", multiple=True, help="`NAME=VALUE`, or `NAME` for the host's value; repeatable."),
+        click.option(
+            "--template", metavar="NAME", help="Root file system to start from: `debian` (the default) or `host`."
+        ),
+        click.option("--cpus", metavar="NUMBER", type=float, help="Processors it may use, for example `1.5`."),
+        click.option(
+            "--memory", metavar="SIZE", help="Memory it may use, for example `4g`; half of the host's when not given."
+        ),
+        click.option(
+            "-e",
+            "--env",
+            metavar="NAME=VALUE",
+            multiple=True,
+            help="Set a variable inside; `NAME` alone takes the host's value.",
+        ),
         click.option("--env-file", type=click.Path(dir_okay=False, exists=True), help="File of `NAME=VALUE` lines."),
         click.option("--allow-network", multiple=True, metavar="RESOURCES", help="Allow these in this sandbox."),
         click.option("--deny-network", multiple=True, metavar="RESOURCES", help="Deny these in this sandbox."),
@@ -65,6 +77,14 @@ class AgentCommand(click.Command):
         own = args[: args.index("--")] if "--" in args else args
         ctx.meta[_ARGUMENTS] = tuple(args[len(own) + 1 :])
         return super().parse_args(ctx, own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """The resources of `--allow-network` and of `--deny-network`."""
+
+    allowed: tuple[str, ...]
+    denied: tuple[str, ...]
 
 
 @click.command(cls=AgentCommand)
@@ -95,11 +115,12 @@ def run(
       sbx run shell -- -c 'make test'
     """
     if detach and remove:
-        raise SbxError("`--detach` and `--rm` contradict each other", status=EXIT_USAGE)
+        raise SbxError("`--detach` and `--rm` contradict each other", hint="leave one of them out", status=EXIT_USAGE)
     paths = Paths.from_environment(os.environ)
+    wishes = _Wishes(_resources(allow_network, Effect.ALLOW), _resources(deny_network, Effect.DENY))
     with closing(open_database(paths.database)) as database:
-        sandbox = _found_or_made(paths, database, words, given)
-        _add_rules(paths, database, sandbox, allow_network, deny_network)
+        sandbox = _found_or_made(context, paths, database, words, given)
+        _add_rules(paths, database, sandbox, wishes)
     try:
         return _run_agent(paths, sandbox, context.meta[_ARGUMENTS], detach=detach)
     finally:
@@ -111,7 +132,10 @@ def run(
 @click.argument("agent", metavar="AGENT")
 @click.argument("paths_given", nargs=-1, metavar="[PATH[:ro]...]")
 @creation_options
+@click.pass_context
 def create(
+    context: click.Context,
+    /,
     agent: str,
     paths_given: tuple[str, ...],
     allow_network: tuple[str, ...],
@@ -124,9 +148,10 @@ def create(
       sbx create --name sbxlab shell .
     """
     paths = Paths.from_environment(os.environ)
+    wishes = _Wishes(_resources(allow_network, Effect.ALLOW), _resources(deny_network, Effect.DENY))
     with closing(open_database(paths.database)) as database:
-        sandbox = _make(paths, database, _wanted(agent, paths_given, given))
-        _add_rules(paths, database, sandbox, allow_network, deny_network)
+        sandbox = _make(context, paths, database, _wanted(agent, paths_given, given))
+        _add_rules(paths, database, sandbox, wishes)
     output.say(f"created `{sandbox.name}` ({sandbox.agent}, {sandbox.isolation}, template {sandbox.template})")
     output.hint(f"start it with `sbx run {sandbox.name}`")
     output.show(sandbox.name)
@@ -136,9 +161,17 @@ def create(
 @click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
 @click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
-@click.option("-u", "--user", default="agent", show_default=True, help="User inside: `agent` or `root`.")
-@click.option("-w", "--workdir", help="Folder inside to start in; the workspace when not given.")
-@click.option("-e", "--env", multiple=True, help="`NAME=VALUE`, or `NAME` for the host's value; repeatable.")
+@click.option(
+    "-u", "--user", metavar="USER", default="agent", show_default=True, help="User inside: `agent` or `root`."
+)
+@click.option("-w", "--workdir", metavar="FOLDER", help="Folder inside to start in; the workspace when not given.")
+@click.option(
+    "-e",
+    "--env",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Set a variable inside; `NAME` alone takes the host's value.",
+)
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(  # noqa: PLR0913 - a command has as many arguments as options
@@ -166,14 +199,18 @@ def execute(  # noqa: PLR0913 - a command has as many arguments as options
     paths = Paths.from_environment(os.environ)
     with closing(open_database(paths.database)) as database:
         sandbox = sandboxes.get(database, name)
-    ensure_template(paths, sandbox.template, time.time(), output.progress)
-    output.end_progress()
+    rootfs.make_sure(paths, sandbox.template)
     environment = creation.parse_environment(env)
-    request = _start_request(command, (), environment, inside.user_named(user), folder=workdir, wants_terminal=tty)
+    argv = command[1:] if command[0] == "--" else command
+    if not argv:
+        raise SbxError("`sbx exec` needs COMMAND...", hint="`sbx exec --help` shows how it is used", status=EXIT_USAGE)
+    request = _start_request(argv, (), environment, inside.user_named(user), folder=workdir, wants_terminal=tty)
     return _attach(paths, sandbox, request, wants_input=interactive)
 
 
-def _found_or_made(paths: Paths, database: Database, words: tuple[str, ...], given: dict[str, object]) -> Sandbox:
+def _found_or_made(
+    context: click.Context, paths: Paths, database: Database, words: tuple[str, ...], given: dict[str, object]
+) -> Sandbox:
     """Read the first word as a sandbox's name, else as an agent's."""
     first, rest = (words[0], words[1:]) if words else (DEFAULT_AGENT, ())
     known = sandboxes.find(database, first)
@@ -187,7 +224,7 @@ def _found_or_made(paths: Paths, database: Database, words: tuple[str, ...], giv
     planned = creation.plan(wanted, paths)
     again = sandboxes.find(database, planned.name)
     if again is None:
-        return _make(paths, database, wanted)
+        return _make(context, paths, database, wanted)
     if again.agent != first or again.mounts != planned.mounts:
         raise sandboxes.NameTakenError(planned.name)
     _refuse_creation_flags(again, (), {**given, "name": None})
@@ -208,8 +245,7 @@ def _refuse_creation_flags(sandbox: Sandbox, paths_given: tuple[str, ...], given
 def _wanted(agent: str, paths_given: tuple[str, ...], given: dict[str, object]) -> creation.Wanted:
     load_agent(agent)
     env_file, env = given.get("env_file"), given.get("env")
-    lines = Path(str(env_file)).read_text("utf-8").splitlines() if env_file else []
-    pairs = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+    pairs = _lines_of(Path(env_file)) if isinstance(env_file, str) else []
     pairs += list(env) if isinstance(env, tuple) else []
     cpus = given.get("cpus")
     return creation.Wanted(
@@ -224,30 +260,58 @@ def _wanted(agent: str, paths_given: tuple[str, ...], given: dict[str, object]) 
     )
 
 
+def _lines_of(env_file: Path) -> list[str]:
+    try:
+        with env_file.open("rb") as file:
+            text = file.read(ENV_FILE_BYTES_MAX + 1)
+        lines = text.decode("utf-8").splitlines()
+    except OSError as error:
+        raise SbxError(f"`{env_file}` cannot be read: {error.strerror}", status=EXIT_USAGE) from error
+    except UnicodeDecodeError as error:
+        raise SbxError(f"`{env_file}` is not text in UTF-8", status=EXIT_USAGE) from error
+    if len(text) > ENV_FILE_BYTES_MAX:
+        raise SbxError(f"`{env_file}` is larger than {ENV_FILE_BYTES_MAX} bytes", status=EXIT_USAGE)
+    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+
+
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _make(paths: Paths, database: Database, wanted: creation.Wanted) -> Sandbox:
+def _make(context: click.Context, paths: Paths, database: Database, wanted: creation.Wanted) -> Sandbox:
     planned = creation.plan(wanted, paths)
     if sandboxes.find(database, planned.name) is not None:
         raise sandboxes.NameTakenError(planned.name)
-    ensure_template(paths, planned.template, time.time(), output.progress)
-    output.end_progress()
-    return creation.make(database, paths, planned)
+    agreed = rootfs.settled(context, paths, wanted, planned.template)
+    return creation.make(database, paths, planned if agreed is wanted else creation.plan(agreed, paths))
 
 
-def _add_rules(
-    paths: Paths, database: Database, sandbox: Sandbox, allowed: tuple[str, ...], denied: tuple[str, ...]
-) -> None:
-    for effect, texts in ((Effect.ALLOW, allowed), (Effect.DENY, denied)):
-        for text in texts:
-            add_rules(paths, database, effect, Scope(text, sandbox.name))
+def _resources(texts: tuple[str, ...], effect: Effect) -> tuple[str, ...]:
+    return tuple(each for text in texts for each in parsed_resources(text, effect))
+
+
+def _add_rules(paths: Paths, database: Database, sandbox: Sandbox, wishes: _Wishes) -> None:
+    """Add the rules of `--allow-network` and `--deny-network` that are not there from an earlier time."""
+    if not wishes.allowed and not wishes.denied:
+        return
+    known = {
+        (rule.effect, rule.resource)
+        for rule in readable_policy(database).rules
+        if rule.sandbox == sandbox.name and rule.expires_at is None
+    }
+    change = None
+    for effect, wished in ((Effect.ALLOW, wishes.allowed), (Effect.DENY, wishes.denied)):
+        missing = tuple(resource for resource in wished if (effect, resource) not in known)
+        if missing:
+            change, said = add_rules(paths, database, effect, Scope(missing, sandbox.name))
+            for line in said:
+                output.say(line)
+    if change is not None and presence.look(paths.sandbox(sandbox.name)).status is Status.RUNNING:
+        say_when(paths, database, change, is_now=False)
 
 
 def _run_agent(paths: Paths, sandbox: Sandbox, arguments: tuple[str, ...], *, detach: bool) -> int:
-    ensure_template(paths, sandbox.template, time.time(), output.progress)
-    output.end_progress()
+    rootfs.make_sure(paths, sandbox.template)
     if detach:
         return _detach(paths, sandbox)
     request = _start_request(None, arguments, (), "agent", folder=None, wants_terminal=terminal.has_terminal())
@@ -293,6 +357,8 @@ def _attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_inp
             except control.ChannelError:
                 continue
         if outcome.detail is not None:
+            if request.wants_terminal:
+                output.say("")  # the command inside left the cursor wherever it was
             output.fail(outcome.detail, None)
         return outcome.status
     raise SbxError(

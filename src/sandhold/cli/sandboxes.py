@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from sandhold.cli import output
-from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
+from sandhold.cli.asking import ask_before_deleting
+from sandhold.errors import EXIT_FAILED, SbxError
 from sandhold.model.sandbox import Status
 from sandhold.paths import Paths
 from sandhold.session import presence
@@ -19,16 +20,22 @@ from sandhold.store.database import open_database, read_only
 from sandhold.store.rules import generation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandhold.model.sandbox import Sandbox
     from sandhold.session.presence import Presence
     from sandhold.store.database import Database
+
+_NAMES_SHOWN: Final = 5
+_COLUMNS: Final = ("SANDBOX", "AGENT", "STATUS", "ISOLATION", "POLICY", "PORTS", "WORKSPACE")
+_WORKSPACE_COLUMNS_MIN: Final = 20  # less than that says nothing; the line wraps then
 
 
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Print names only.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(quiet: bool, as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
-    """List sandboxes: SANDBOX AGENT STATUS ISOLATION POLICY PORTS WORKSPACE.
+    """List sandboxes.
 
     STATUS is asked of the host at each look. POLICY is the generation in force; `older` marks a running sandbox that
     still runs on one before the current.
@@ -57,7 +64,7 @@ def ls(quiet: bool, as_json: bool) -> int:  # noqa: FBT001 - click passes flags 
         )
         for each, look in seen
     ]
-    output.table(("SANDBOX", "AGENT", "STATUS", "ISOLATION", "POLICY", "PORTS", "WORKSPACE"), rows)
+    output.table(_COLUMNS, _fitted(rows))
     for each, look in seen:
         if look.status is Status.LOST:
             output.hint(f"`{each.name}` was killed; `sbx run {each.name}` starts it again, nothing inside is lost")
@@ -77,11 +84,11 @@ def stop(names: tuple[str, ...]) -> int:
     for name in names:
         before = starting.stop(paths, name, policies.actor())
         words = {
-            Status.RUNNING: "stopped",
-            Status.STOPPED: "was not running:",
-            Status.LOST: "had been killed; what it left is in order now:",
+            Status.RUNNING: f"stopped `{name}`",
+            Status.STOPPED: f"`{name}` was not running",
+            Status.LOST: f"`{name}` had been killed; what it left is in order now",
         }
-        output.say(f"{words[before]} `{name}`")
+        output.say(words[before])
     return 0
 
 
@@ -115,7 +122,9 @@ def prune(context: click.Context, force: bool) -> int:  # noqa: FBT001 - click p
             output.say("no stopped sandboxes")
             return 0
         if not force:
-            ask(context, f"delete {len(idle)} stopped sandboxes ({', '.join(idle[:5])}{', ...' * (len(idle) > 5)})?")
+            names = ", ".join(idle[:_NAMES_SHOWN]) + (", ..." if len(idle) > _NAMES_SHOWN else "")
+            what = "1 stopped sandbox" if len(idle) == 1 else f"{len(idle)} stopped sandboxes"
+            ask_before_deleting(context, f"delete {what} ({names})?")
         for name in idle:
             _delete(paths, database, name, is_forced=False)
     return 0
@@ -135,7 +144,7 @@ def inspect(name: str) -> int:
     facts |= {
         "limits": {"cpus": sandbox.limits.cpus, "memory": sandbox.limits.memory, "pids": sandbox.limits.pids},
         "environment": [variable for variable, _ in sandbox.environment],
-        "created_at": sandbox.created_at,
+        "created_at": _moment(sandbox.created_at),
         "folder": str(paths.sandbox(name)),
         "trail": str(paths.trail(name)),
         "notes": starting.notes(paths, name) if facts["status"] == Status.RUNNING.value else [],
@@ -174,16 +183,21 @@ def _delete(paths: Paths, database: Database, name: str, *, is_forced: bool) -> 
     output.say(f"deleted `{name}`")
 
 
-def ask(context: click.Context, question: str) -> None:
-    """Ask before something is deleted.
+def _fitted(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Cut the start of workspaces that are longer than what a terminal's line has left for them."""
+    width = output.width()
+    if width is None:
+        return list(rows)
+    used = sum(
+        max(len(row[column]) for row in (_COLUMNS, *rows)) + len(output.COLUMN_GAP)
+        for column in range(len(_COLUMNS) - 1)
+    )
+    room = max(_WORKSPACE_COLUMNS_MIN, width - used)
+    return [(*row[:-1], output.shortened_start(row[-1], room)) for row in rows]
 
-    Raises:
-        SbxError: when nobody can be asked.
-        click.Abort: when the answer is no.
-    """
-    if context.find_root().obj["no_input"] or not sys.stdin.isatty():
-        raise SbxError("this deletes things and nobody can be asked", hint="say so with `--force`", status=EXIT_USAGE)
-    click.confirm(question, abort=True, err=True)
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _policy(look: Presence, current: int) -> str:
@@ -209,5 +223,5 @@ def _facts(sandbox: Sandbox, look: Presence, current: int) -> dict[str, object]:
         "workspace": str(sandbox.workspace),
         "mounts": [str(mount) for mount in sandbox.mounts],
         "session": marker.session if marker is not None else None,
-        "started_at": marker.started_at if marker is not None else None,
+        "started_at": _moment(marker.started_at if marker is not None else None),
     }

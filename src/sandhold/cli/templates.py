@@ -10,6 +10,7 @@ from dataclasses import asdict
 import click
 
 from sandhold.cli import output
+from sandhold.cli.groups import LazyGroup
 from sandhold.errors import SbxError
 from sandhold.paths import Paths
 from sandhold.session import templates
@@ -19,7 +20,7 @@ from sandhold.store.database import read_only
 _MIB = 1024 * 1024
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def template() -> None:
     """List, build and delete root file systems."""
 
@@ -27,7 +28,7 @@ def template() -> None:
 @template.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
-    """List templates: NAME KIND SUITE SIZE BUILT."""
+    """List templates."""
     found = templates.list_templates(Paths.from_environment(os.environ))
     if as_json:
         output.show_json([asdict(each) for each in found])

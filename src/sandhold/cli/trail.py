@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sandhold.cli import output
+from sandhold.cli.durations import parse_duration
 from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.model.sandbox import Status, is_sandbox_name
@@ -36,8 +36,6 @@ POLL_S: Final = 0.2  # how old what `-f` shows can be
 EFFECT_COLUMNS: Final = 10
 HOST_COLUMNS: Final = 28
 
-_AGO = re.compile(r"([0-9]{1,6})([smhd])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WORDS: Final = {Effect.ALLOW: "ALLOWED", Effect.DENY: "BLOCKED"}
 _WIDE: Final = ("TIME", "DECISION", "HOST", "PORT", "STATUS", "METHOD", "PATH", "UP", "DOWN", "SECONDS", "RULE")
 
@@ -130,6 +128,9 @@ def _show_rows(
     pages = [newest_rows(read_backwards(path, size), wanted, limit) for path, size in starts]
     found = (page.rows if goes_on is None else page.answered for page in pages)
     rows = sorted((row for of_trail in found for row in of_trail), key=lambda row: row.time)
+    if not rows and goes_on is None:
+        output.say("no connection on record fits")
+        return
     if line is _wide_line and goes_on is None:
         output.table(_WIDE, [_wide_cells(row) for row in (rows[-limit:] if limit else rows)])
         return
@@ -242,9 +243,9 @@ def _until_it_stops(paths: Paths, name: str | None) -> Callable[[], bool]:
 def _moment(text: str | None) -> float | None:
     if text is None:
         return None
-    ago = _AGO.fullmatch(text)
-    if ago is not None:
-        return time.time() - int(ago[1]) * _SECONDS[ago[2]]
+    ago_s = parse_duration(text)
+    if ago_s is not None:
+        return time.time() - ago_s
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

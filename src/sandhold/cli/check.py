@@ -1,0 +1,64 @@
+"""`sbx policy check`: what would happen to a connection, by the function that decides when it happens."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import closing
+from typing import Final
+
+import click
+
+from sandhold.cli import output
+from sandhold.cli.groups import LazyGroup
+from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
+from sandhold.model.destination import Destination, MalformedError, Source, parse_authority
+from sandhold.paths import Paths
+from sandhold.policy.decide import decide
+from sandhold.store import sandboxes
+from sandhold.store.database import read_only
+from sandhold.store.policy_index import load_index
+
+DEFAULT_PORT: Final = 443
+
+
+@click.group(cls=LazyGroup)
+def check() -> None:
+    """Say what would happen, by the very function that enforcement calls."""
+
+
+@check.command("network")
+@click.argument("target")
+@click.option("--sandbox", metavar="NAME", help="As this sandbox would be answered.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check_network(target: str, sandbox: str | None, as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
+    """Say what would happen to a connection to TARGET (`host`, `host:port`, port 443 when not given) and why."""
+    try:
+        host, port = parse_authority(target, DEFAULT_PORT)
+    except MalformedError as error:
+        raise SbxError(
+            f"`{target}` is no target: {error}", hint="write `host` or `host:port`", status=EXIT_USAGE
+        ) from error
+    paths = Paths.from_environment(os.environ)
+    with closing(read_only(paths.database)) as database:
+        if sandbox is not None:
+            sandboxes.get(database, sandbox)
+        index = load_index(database, sandbox)
+    destination = Destination(host, port, Source.CONNECT)
+    decision = decide(index, destination, time.time())
+    if as_json:
+        output.show_json(
+            {
+                "destination": str(destination),
+                "decision": decision.effect.value,
+                "reason": decision.reason.value,
+                "rule": decision.rule.id if decision.rule is not None else None,
+                "because": decision.because,
+                "generation": decision.generation,
+            }
+        )
+    else:
+        words = output.paint("ALLOWED", "green") if decision.is_allowed else output.paint("BLOCKED", "red")
+        resource = f" ({decision.rule.resource})" if decision.rule is not None else ""
+        output.show(f"{words}   {destination}   {decision.because}{resource}")
+    return 0 if decision.is_allowed else EXIT_FAILED

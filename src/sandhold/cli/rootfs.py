@@ -1,0 +1,63 @@
+"""Which root file system a new sandbox starts from; the host's own programs are offered where none can be built."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from sandhold.cli import output
+from sandhold.cli.asking import agrees, may_ask
+from sandhold.errors import SbxError
+from sandhold.session.templates import ensure_template
+
+if TYPE_CHECKING:
+    import click
+
+    from sandhold.paths import Paths
+    from sandhold.session.creation import Wanted
+
+_HOST: Final = "host"
+_QUESTION: Final = f"start from the host's own programs instead (template {_HOST})?"
+
+
+def make_sure(paths: Paths, template: str) -> None:
+    """Build the template if it is not there, saying what is happening.
+
+    Raises:
+        SbxError: when there is none of that name, or it cannot be built.
+    """
+    try:
+        ensure_template(paths, template, time.time(), output.progress)
+    except OSError as error:
+        raise SbxError(
+            f"the template `{template}` cannot be built: `{error.filename or paths.templates}`: "
+            f"{error.strerror or error}"
+        ) from error
+    finally:
+        output.end_progress()
+
+
+def settled(context: click.Context, paths: Paths, wanted: Wanted, template: str) -> Wanted:
+    """Return what is wanted, with a template that is there. `template` is the one that was planned.
+
+    When the default one cannot be built, the person at the terminal is asked whether `host` will do.
+
+    Raises:
+        SbxError: when there is no such template, or none can be built and `host` was not agreed to.
+    """
+    try:
+        make_sure(paths, template)
+    except SbxError as error:
+        if wanted.template is not None:
+            raise
+        if not may_ask(context):
+            hint = f"`--template {_HOST}` starts from the host's own programs instead"
+            raise SbxError(error.message, hint=hint, status=error.status) from error
+        output.warn(output.safe(error.message, keep_lines=True))
+        if error.hint is not None:
+            output.hint(output.safe(error.hint, keep_lines=True))
+        if not agrees(_QUESTION):
+            raise SbxError("nothing was created") from error
+        return replace(wanted, template=_HOST)
+    return wanted

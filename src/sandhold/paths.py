@@ -6,6 +6,8 @@ configuration (the user's own agents).
 
 from __future__ import annotations
 
+import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +29,10 @@ class Paths:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Paths:
         """Read `XDG_STATE_HOME`, `XDG_DATA_HOME`, `XDG_CONFIG_HOME` and `HOME`; relative values are ignored, as the
-        specification demands."""
-        home = Path(environ.get("HOME") or "/")
+        specification demands, and the user's home is asked of the host when `HOME` does not say."""
+        home = Path(environ.get("HOME", ""))
+        if not home.is_absolute():
+            home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
 
         def folder(variable: str, default: str) -> Path:
             value = environ.get(variable, "")

@@ -269,6 +269,18 @@ def test_egress_that_dies_takes_the_network_along(lab: Installation) -> None:
     assert lab.records("lab")[-1]["reason"] == "egress-died"
 
 
+def test_a_deleted_lock_file_hides_no_session(lab: Installation) -> None:
+    """Without the lock's file a running sandbox is still running, is not started twice, and stops."""
+    lab.ok("run", "-d", "lab")
+    (lab.state / "sandboxes" / "lab" / "session.lock").unlink()
+    assert status(lab) == "running"
+    assert lab("rm", "lab").status == 1
+    assert lab.ok("exec", "lab", "echo", "alive") == "alive\n"
+    lab.ok("stop", "lab")
+    assert status(lab) == "stopped"
+    assert [record["kind"] for record in lab.records("lab")].count("session-started") == 1
+
+
 def test_a_running_sandbox_is_not_deleted(lab: Installation) -> None:
     """`rm` refuses a running sandbox, `rm -f` stops it first."""
     lab.ok("run", "-d", "lab")
@@ -414,15 +426,16 @@ def test_a_stopped_egress_and_a_killed_session(lab: Installation) -> None:
     egress = next(each for each in children if name in Path(f"/proc/{each}/cmdline").read_bytes())
     os.kill(egress, signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: all(is_gone(each) for each in children), "every part has ended")
+    wait_until(lambda: all(map(is_gone, children)), "every part has ended")
 
 
 def test_a_workspace_that_is_gone(lab: Installation, project: Path) -> None:
     """A workspace that was deleted or replaced by a link is not mounted, and the message names it."""
     away = project.with_name("away")
     project.rename(away)
-    for replace in (lambda: None, lambda: project.symlink_to(away)):
-        replace()
+    for is_replaced in (False, True):
+        if is_replaced:
+            project.symlink_to(away)
         done = lab("exec", "lab", "true")
         assert done.status == 125
         assert f"the folder `{project}`" in done.err

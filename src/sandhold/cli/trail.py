@@ -92,6 +92,8 @@ def log(  # noqa: PLR0913 - a command has as many arguments as options
 def _trails(paths: Paths, name: str | None) -> list[Path]:
     if name is None:
         return sorted(paths.trails.glob("*.jsonl")) if paths.trails.is_dir() else []
+    if name == paths.host_trail.stem:
+        return [paths.host_trail] if paths.host_trail.exists() else []
     if not is_sandbox_name(name) or not paths.trail(name).exists():
         with closing(read_only(paths.database)) as database:
             sandboxes.get(database, name)

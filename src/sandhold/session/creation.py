@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from sandhold.agents.definitions import agent_names
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox, is_sandbox_name
 from sandhold.store import sandboxes
@@ -25,7 +26,22 @@ PIDS_DEFAULT: Final = 4096  # a parallel build starts hundreds; a fork bomb stop
 MEMORY_SHARE_DEFAULT: Final = 0.5  # of the host's memory, so that the host stays usable whatever happens inside
 MEMORY_MIN: Final = 64 * 1024 * 1024  # below this not even a shell starts
 
-_FORBIDDEN: Final = ("/", "/proc", "/sys", "/dev", "/run", "/etc", "/usr", "/var", "/boot", "/bin", "/sbin", "/lib")
+_SYSTEM: Final = (
+    "/",
+    "/etc",
+    "/usr",
+    "/var",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/opt",
+    "/home",
+    "/root",
+    "/tmp",  # noqa: S108 - named to be refused
+    "/srv",
+    "/mnt",
+)
+_KERNEL: Final = ("/proc", "/sys", "/dev", "/run", "/boot")  # nothing below these is a project either
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmgt]?)i?b?")
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -46,8 +62,8 @@ class Wanted:
 
 def default_name(agent: str, folder: Path) -> str:
     """Return the name a sandbox gets when none is given: `AGENT-FOLDER`, in the letters that names have."""
-    text = re.sub(r"[^a-z0-9_.-]+", "-", f"{agent}-{folder.name}".lower())
-    return text.strip("-.")[:NAME_LENGTH_MAX].rstrip("-.")
+    words = re.sub(r"[^a-z0-9_.-]+", "-", folder.name.lower()).strip("-.") or "folder"
+    return f"{agent}-{words}"[:NAME_LENGTH_MAX].rstrip("-.")
 
 
 def plan(wanted: Wanted, paths: Paths) -> Sandbox:
@@ -59,6 +75,12 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
     mounts = parse_mounts(wanted.paths or (".",), paths)
     name = wanted.name if wanted.name is not None else default_name(wanted.agent, Path(mounts[0].path))
     check_name(name)
+    if name in agent_names():
+        raise SbxError(
+            f"`{name}` is the name of an agent, and `sbx run {name}` could mean either",
+            hint=f"for example `--name {name}-1`",
+            status=EXIT_USAGE,
+        )
     return Sandbox(
         name=name,
         agent=wanted.agent,
@@ -137,7 +159,7 @@ def _folder(text: str, paths: Paths) -> PurePosixPath:
         raise SbxError(f"`{text}` is no folder that can be opened", status=EXIT_USAGE) from error
     if not folder.is_dir():
         raise SbxError(f"`{text}` is not a folder", hint="name the folder that holds it", status=EXIT_USAGE)
-    if str(folder) in _FORBIDDEN:
+    if str(folder) in _SYSTEM or any(folder.is_relative_to(kernel) for kernel in _KERNEL):
         raise SbxError(f"`{folder}` belongs to the system", hint="name a project's folder", status=EXIT_USAGE)
     for ours in (paths.state, paths.data, paths.config):
         if _is_inside(ours, folder) or _is_inside(folder, ours):

@@ -2,7 +2,7 @@
 
 The lock is an open-file-description lock (`fcntl(2)`, F_OFD_SETLK), which the kernel takes back however the session
 ends, and which can be looked at without being taken. Beside it a marker says what ran; a marker without a lock is a
-session that was killed.
+session that was killed. Where somebody deleted the lock's file, the process that the marker names is asked for.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import json
 import os
 import struct
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandhold.model.sandbox import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MARKER_BYTES_MAX: Final = 4096
+SESSION_MODULE: Final = "sandhold.session.run"
 
 _LOCK_NAME: Final = "session.lock"
 _MARKER_NAME: Final = "session.json"
@@ -64,6 +65,9 @@ def hold(folder: Path) -> Iterator[None]:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         except (BlockingIOError, PermissionError):
             raise AlreadyHeldError from None
+        marker = _read_marker(folder / _MARKER_NAME)
+        if marker is not None and is_session(marker.pid, folder):
+            raise AlreadyHeldError
         yield
     finally:
         os.close(descriptor)
@@ -72,7 +76,7 @@ def hold(folder: Path) -> Iterator[None]:
 def look(folder: Path) -> Presence:
     """Look at the sandbox of this folder without touching it."""
     marker = _read_marker(folder / _MARKER_NAME)
-    if _is_held(folder / _LOCK_NAME):
+    if _is_held(folder / _LOCK_NAME) or (marker is not None and is_session(marker.pid, folder)):
         return Presence(Status.RUNNING, marker)
     return Presence(Status.LOST, marker) if marker is not None else Presence(Status.STOPPED, None)
 
@@ -90,6 +94,21 @@ def write_marker(folder: Path, marker: Marker) -> None:
 def remove_marker(folder: Path) -> None:
     """Say that the session ended in order."""
     (folder / _MARKER_NAME).unlink(missing_ok=True)
+
+
+def is_session(pid: int, folder: Path) -> bool:
+    """Whether that process is the session of the sandbox of this folder, by its command line (proc(5)).
+
+    The number in an old marker may be another process's by now. The one that asks does not count.
+    """
+    if pid in (0, os.getpid()):
+        return False
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        given = json.loads(words[words.index(SESSION_MODULE.encode()) + 1])
+        return bool(Path(given["state"]) / "sandboxes" / given["name"] == folder)
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return False
 
 
 def _is_held(path: Path) -> bool:

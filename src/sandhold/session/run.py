@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from sandhold.model.event import Event
     from sandhold.model.rule import Generation
     from sandhold.model.sandbox import Sandbox
+
+DESCRIPTORS = 8192  # CHANNELS_MAX connections with four each, and a cell's own; also what programs inside may open
 
 
 def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
@@ -107,15 +110,16 @@ class DropCounter:
         self._trail = trail
         self._seen: dict[tuple[str, object, int | None], int] = {}
 
-    def record(self) -> None:
-        """Count and record; what cannot be recorded now is counted again the next time."""
+    def record(self) -> bool:
+        """Count and record; whether there was anything new. What cannot be recorded now is counted again."""
         try:
             fresh = [(count, new) for count in self._cell.dropped() if (new := self._new(count)) > 0]
             self._trail.append([_dropped(count, new) for count, new in fresh])
         except OSError as error:
             print_log(f"dropped packets could not be recorded: {error}")
-            return
+            return True
         self._seen.update({(count.protocol, count.address, count.port): count.packets for count, _ in fresh})
+        return bool(fresh)
 
     def _new(self, count: DroppedCount) -> int:
         return count.packets - self._seen.get((count.protocol, count.address, count.port), 0)
@@ -133,6 +137,8 @@ def main() -> None:
     paths = Paths(Path(given["state"]), Path(given["data"]), Path(given["config"]))
     ready: int = given["ready"]
     os.umask(0o077)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS), hard))
 
     def say(answer: dict[str, object]) -> None:
         with contextlib.suppress(OSError):

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 FIRST_ATTACH_S: Final = 30.0  # whoever starts a session attaches to it at once; a starter that was killed never does
 HANG_UP_GRACE_S: Final = 3.0  # between SIGHUP and SIGKILL for a command whose user went away
-COUNT_DROPPED_EVERY_S: Final = 5.0  # how old the count of dropped packets in the trail can be
+COUNT_DROPPED_FIRST_S: Final = 5.0  # how old the count of dropped packets in the trail can be while packets drop
+COUNT_DROPPED_MAX_S: Final = 20.0  # and while none do: a count runs `nft`, which twenty idle sandboxes would feel
 CHANNELS_MAX: Final = 256  # a descriptor or four each
 
 
@@ -57,7 +58,7 @@ class Serving:
     listener: control.Listener
     generation: Generation
     switched: Callable[[Generation, Generation, int], None]
-    count_dropped: Callable[[], None]
+    count_dropped: Callable[[], bool]
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     attachments: list[Attachment] = field(default_factory=list)
     applying: list[Attachment | None] = field(default_factory=list)
@@ -77,7 +78,8 @@ def serve(serving: Serving, wake: int) -> None:
     selector.register(serving.egress, selectors.EVENT_READ, _egress_news)
     selector.register(wake, selectors.EVENT_READ, _asked_to_stop)
     first_attach_by = time.monotonic() + FIRST_ATTACH_S
-    next_count = time.monotonic() + COUNT_DROPPED_EVERY_S
+    count_every_s = COUNT_DROPPED_FIRST_S
+    next_count = time.monotonic() + count_every_s
     while serving.ended is None:
         wait_s = min([next_count, *serving.kill_at.values()]) - time.monotonic()
         for key, _ in selector.select(max(0.0, wait_s)):
@@ -88,8 +90,9 @@ def serve(serving: Serving, wake: int) -> None:
         now = time.monotonic()
         _kill_overdue(serving, now)
         if now >= next_count:
-            serving.count_dropped()
-            next_count = time.monotonic() + COUNT_DROPPED_EVERY_S
+            has_new = serving.count_dropped()
+            count_every_s = COUNT_DROPPED_FIRST_S if has_new else min(count_every_s * 2, COUNT_DROPPED_MAX_S)
+            next_count = time.monotonic() + count_every_s
         if serving.ended is None and _is_idle(serving, now >= first_attach_by):
             serving.ended = "idle"
 

@@ -11,7 +11,6 @@ import select
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import EXIT_NOT_HELD, SbxError
@@ -23,6 +22,7 @@ from sandhold.session.recovery import recover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from sandhold.paths import Paths
 
@@ -34,7 +34,6 @@ RETRY_S: Final = 0.05
 LOG_NAME: Final = "session.log"
 LOG_BYTES_MAX: Final = 1 << 20  # then the log starts again, the one before is kept
 
-_MODULE: Final = "sandhold.session.run"
 _ENVIRONMENT: Final = (
     "HOME", "PATH", "USER", "LOGNAME", "LANG", "TZ", "SSL_CERT_FILE",
     "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy",
@@ -132,7 +131,7 @@ def _stop_running(folder: Path, marker: presence.Marker | None, actor: str) -> N
     if _has_ended(folder, ENDING_TIMEOUT_S):
         return
     marker = presence.look(folder).marker or marker
-    if marker is not None and _is_session(marker.pid):
+    if marker is not None and presence.is_session(marker.pid, folder):
         os.kill(marker.pid, signal.SIGKILL)
         _has_ended(folder, ENDING_TIMEOUT_S)
 
@@ -156,14 +155,6 @@ def _has_ended(folder: Path, timeout_s: float) -> bool:
     return True
 
 
-def _is_session(pid: int) -> bool:
-    """Whether that process is a session: a number in an old marker may be another process's by now."""
-    try:
-        return _MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-
-
 def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:
     """Start a session and wait until commands can be started in it; False when another one won."""
     folder = paths.sandbox(name)
@@ -178,7 +169,7 @@ def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:
             "ready": writer,
         }
         passed = {variable: environ[variable] for variable in _ENVIRONMENT if variable in environ}
-        child = spawn_program(_MODULE, [json.dumps(given)], fds=[writer], log=log, environment=passed)
+        child = spawn_program(presence.SESSION_MODULE, [json.dumps(given)], fds=[writer], log=log, environment=passed)
         os.close(writer)
         writer = -1
         answer = _answer(reader)

@@ -1,17 +1,14 @@
-"""Folders that no sandbox may see."""
+"""What a new sandbox may be called and see."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from sandhold.errors import SbxError
 from sandhold.paths import Paths
-from sandhold.session.creation import parse_mounts
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from sandhold.session.creation import Wanted, default_name, parse_environment, parse_mounts, plan
 
 
 def test_our_own_files_behind_a_link(tmp_path: Path) -> None:
@@ -27,3 +24,45 @@ def test_our_own_files_behind_a_link(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     assert str(parse_mounts([str(project)], paths)[0].path) == str(project.resolve())
+
+
+NAMES = {
+    "a plain folder": ("/home/ada/project", "shell-project"),
+    "capitals and blanks": ("/home/ada/My Project", "shell-my-project"),
+    "letters that names do not have": ("/home/ada/日本", "shell-folder"),
+    "a hidden folder": ("/home/ada/.dotfiles", "shell-dotfiles"),
+    "a long one is cut": ("/home/ada/" + "x" * 100, "shell-" + "x" * 57),
+}
+
+
+@pytest.mark.parametrize(("folder", "name"), NAMES.values(), ids=NAMES)
+def test_the_default_name(folder: str, name: str) -> None:
+    """A sandbox is called after its agent and its folder, in the letters that names have."""
+    assert default_name("shell", Path(folder)) == name
+
+
+def test_a_sandbox_is_not_called_as_an_agent(tmp_path: Path) -> None:
+    """`sbx run shell` means the agent, so no sandbox may have that name."""
+    (tmp_path / "project").mkdir()
+    wanted = Wanted("shell", (str(tmp_path / "project"),), name="shell")
+    with pytest.raises(SbxError, match="name of an agent"):
+        plan(wanted, Paths(tmp_path / "s", tmp_path / "d", tmp_path / "c"))
+
+
+SYSTEM = ("/", "/etc", "/home", "/proc/self", "/sys/kernel", "/dev/shm", "/run")
+
+
+@pytest.mark.parametrize("folder", SYSTEM)
+def test_the_system_is_no_workspace(tmp_path: Path, folder: str) -> None:
+    """Folders of the system and everything that the kernel makes up are refused when the sandbox is created."""
+    if not Path(folder).is_dir():
+        pytest.skip(f"this host has no {folder}")
+    with pytest.raises(SbxError, match=r"system|own files"):
+        parse_mounts([folder], Paths(tmp_path / "s", tmp_path / "d", tmp_path / "c"))
+
+
+def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`NAME=VALUE` is taken as it is, also with more signs; `NAME` takes the host's value; the last one wins."""
+    monkeypatch.setenv("SBX_TEST", "from the host")
+    given = parse_environment(["A=1", "B=x=y", "SBX_TEST", "A=2"])
+    assert dict(given) == {"A": "2", "B": "x=y", "SBX_TEST": "from the host"}

@@ -61,7 +61,7 @@ def is_gone(pid: int) -> bool:
 def test_what_is_written_inside_lasts(lab: Installation, project: Path) -> None:
     """Stop and run keep what was written outside the workspace too; the workspace is the host's own folder."""
     lab.ok("exec", "lab", "bash", "-c", "echo kept > ~/kept; sudo -n sh -c 'echo kept > /etc/kept'; echo made > made")
-    assert status(lab) == "stopped"
+    wait_until(lambda: status(lab) == "stopped", "the sandbox stops when its command has ended")
     assert lab.ok("exec", "lab", "bash", "-c", "cat ~/kept /etc/kept") == "kept\nkept\n"
     assert (project / "made").read_text() == "made\n"
     assert (project / "made").stat().st_uid == project.stat().st_uid

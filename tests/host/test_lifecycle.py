@@ -124,7 +124,7 @@ def test_a_terminal(lab: Installation) -> None:
         terminal.expect("$ ")
         terminal.type("\x04")
         assert terminal.wait() == 0
-    assert status(lab) == "stopped"
+    wait_until(lambda: status(lab) == "stopped", "the sandbox stops with its last command")
 
 
 def test_two_terminals(lab: Installation) -> None:

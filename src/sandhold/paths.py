@@ -68,6 +68,11 @@ class Paths:
         """The folder of this installation's certificate authority."""
         return self.state / "authority"
 
+    @property
+    def agents(self) -> Path:
+        """The folder of the user's own agents, a TOML file each."""
+        return self.config / "agents"
+
     def sandbox(self, name: str) -> Path:
         """The folder of one sandbox: its writable layer, its session's lock, socket and log."""
         return self.state / "sandboxes" / name

@@ -172,7 +172,11 @@ def do_kill(cell: NamespacesCell) -> dict[str, Any]:
 def _spec(order: dict[str, Any]) -> CellSpec:
     return CellSpec(
         name=order.get("name", "trial"),
-        template=Template(TemplateKind(order.get("kind", "host")), Path(order.get("root", "/"))),
+        template=Template(
+            TemplateKind(order.get("kind", "host")),
+            Path(order.get("root", "/")),
+            tuple(map(Path, order.get("layers", ()))),
+        ),
         layer=Path(order["layer"]),
         mounts=tuple(Mount(PurePosixPath(path), is_read_only) for path, is_read_only in order["mounts"]),
         files=tuple(InjectedFile(PurePosixPath(path), text.encode()) for path, text in order.get("files", ())),

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sandhold.cell.tree import give_to_template
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.host.conftest import OpenCell, Person
 
+SLOT = 30_001
 PROGRAMS = ("sh", "cat", "chmod", "id", "ls", "stat", "touch", "rm")
 UNPACK = "import sys; from pathlib import Path; from sandhold.cell.tree import {0}; {0}(*map(Path, sys.argv[1:]))"
 
@@ -118,3 +121,51 @@ def test_no_device_works_on_the_layer(cell: OpenCell) -> None:
     mounts = cell.run("cat", "/proc/self/mounts")[1].splitlines()
     root = next(line.split()[3].split(",") for line in mounts if line.split()[1] == "/")
     assert "nodev" in root
+
+
+@pytest.fixture
+def layer(person: Person, template: Path) -> Iterator[Path]:
+    """Make a layer of what root changes in a cell over the small root: a file made, one changed, one deleted."""
+    change = "echo new > /usr/bin/new; echo changed > /etc/group; rm /usr/bin/touch; chmod 4755 /usr/bin/new"
+    made = person.home / "made"
+    opened = person.start(kind="directory", root=str(template), layer=str(made))
+    try:
+        assert opened.run("sh", "-c", change, user="root") == (0, "")
+    finally:
+        opened.close()
+    moved = person.home / "moved"
+    _as_person(person, "move_tree", made / "root.upper", moved)
+    if person.kind == "root":
+        give_to_template(moved, SLOT)
+    yield moved
+    _as_person(person, "delete_tree", moved)
+    _as_person(person, "delete_tree", made)
+
+
+def test_a_layer_lies_over_the_template(person: Person, template: Path, layer: Path) -> None:
+    """Another sandbox, whose ids may be others, sees what a layer adds, changes and deletes, and owns it as inside."""
+    order = {"kind": "directory", "root": str(template), "layers": [str(layer)], "slot": SLOT + 1}
+    opened = person.start(**order)
+    try:
+        status, output = opened.run("ls", "/usr/bin")
+        assert (status, output.split()) == (0, sorted([*(set(PROGRAMS) - {"touch"}), "id-as-root", "new"]))
+        assert opened.run("cat", "/usr/bin/new", "/etc/group") == (0, "new\nchanged\n")
+        assert opened.run("stat", "-c", "%u %a", "/usr/bin/new", "/usr/bin/cat") == (0, "0 4755\n0 755\n")
+        assert opened.run("sh", "-c", "echo mine > /usr/bin/new && rm /etc/group", user="root") == (0, "")
+        assert opened.run("cat", "/usr/bin/new") == (0, "mine\n")
+    finally:
+        opened.close()
+    assert (layer / "usr/bin/new").read_text() == "new\n"
+    assert (layer / "etc/group").read_text() == "changed\n"
+
+
+def test_the_uppermost_layer_counts(person: Person, template: Path, layer: Path) -> None:
+    """Of two layers that have a file, the one named first is seen."""
+    upper = person.folder("upper")
+    (upper / "etc").mkdir()
+    (upper / "etc/group").write_text("uppermost\n")
+    opened = person.start(kind="directory", root=str(template), layers=[str(upper), str(layer)])
+    try:
+        assert opened.run("cat", "/etc/group", "/usr/bin/new") == (0, "uppermost\nnew\n")
+    finally:
+        opened.close()

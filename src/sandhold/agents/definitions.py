@@ -1,63 +1,75 @@
-"""Agents as data: one TOML file an agent, how it is started and what it is."""
+"""Agents as data: one TOML file an agent, how it is installed, started and told where it is.
+
+Those that are shipped stand beside this module; a user's own stand in a folder of theirs, and one there replaces a
+shipped one of the same name. `agents/parsing.py` has the keys.
+"""
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
+from sandhold.agents.parsing import AGENT_NAME, parse_agent
 from sandhold.errors import SbxError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
+    from pathlib import Path
+
+    from sandhold.agents.parsing import Agent
 
 DEFAULT_AGENT: Final = "shell"
+AGENT_BYTES_MAX: Final = 256 * 1024  # a page of settings; more is no agent's file
+
 _SUFFIX: Final = ".toml"
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
-    """A program that runs inside; `command` is what starts it, `ARGS` of `sbx run` come after."""
+class _Source:
+    """Where an agent is written down: how its file is called in messages, and the file."""
 
-    name: str
-    description: str
-    command: tuple[str, ...]
-
-
-def agent_names() -> tuple[str, ...]:
-    """Return the names of the agents there are."""
-    return tuple(sorted(file.name.removesuffix(_SUFFIX) for file in _files()))
+    shown: str
+    file: Traversable | Path
 
 
-def load_agent(name: str) -> Agent:
+def agent_names(user_folder: Path) -> tuple[str, ...]:
+    """Return the names of the agents there are, shipped ones and those in the user's own folder."""
+    return tuple(sorted(_sources(user_folder)))
+
+
+def load_agent(name: str, user_folder: Path) -> Agent:
     """Return one agent.
 
     Raises:
-        SbxError: when there is none of that name, or its file is not what it should be; the message names the key.
+        SbxError: when there is none of that name, or its file is not what it should be; the message names the file,
+            the line and the key.
     """
-    for file in _files():
-        if file.name == name + _SUFFIX:
-            return _parse(name, file.read_text("utf-8"))
-    known = ", ".join(f"`{known}`" for known in agent_names())
-    raise SbxError(f"no agent is called `{name}`", hint=f"the agents are {known}")
-
-
-def _files() -> list[Traversable]:
-    return [file for file in resources.files("sandhold.agents").iterdir() if file.name.endswith(_SUFFIX)]
-
-
-def _parse(name: str, text: str) -> Agent:
+    source = _sources(user_folder).get(name)
+    if source is None:
+        known = ", ".join(f"`{known}`" for known in agent_names(user_folder))
+        raise SbxError(
+            f"no agent is called `{name}`",
+            hint=f"the agents are {known}; one of your own is a file `{user_folder}/{name}{_SUFFIX}`",
+        )
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SbxError(f"agent `{name}`: {error}") from error
-    unknown = sorted(table.keys() - {"description", "command"})
-    if unknown:
-        raise SbxError(f"agent `{name}`: unknown key `{unknown[0]}`")
-    description, command = table.get("description"), table.get("command")
-    if not isinstance(description, str):
-        raise SbxError(f"agent `{name}`: `description` is not a text")
-    if not isinstance(command, list) or not command or not all(isinstance(word, str) for word in command):
-        raise SbxError(f"agent `{name}`: `command` is not a list of words")
-    return Agent(name, description, tuple(command))
+        text = source.file.read_bytes()[: AGENT_BYTES_MAX + 1]
+    except OSError as error:
+        raise SbxError(f"`{source.shown}` cannot be read: {error.strerror or error}") from error
+    if len(text) > AGENT_BYTES_MAX:
+        raise SbxError(f"`{source.shown}` is too long for an agent's file")
+    return parse_agent(name, source.shown, text)
+
+
+def _sources(user_folder: Path) -> dict[str, _Source]:
+    shipped = resources.files("sandhold.agents").iterdir()
+    found = {_name(file): _Source(f"agents/{file.name}", file) for file in shipped if _name(file)}
+    if user_folder.is_dir():
+        found |= {_name(file): _Source(str(file), file) for file in user_folder.iterdir() if _name(file)}
+    return found
+
+
+def _name(file: Traversable | Path) -> str:
+    """Return the agent's name that a file stands for, nothing when it stands for none."""
+    name = file.name.removesuffix(_SUFFIX)
+    return name if file.name != name and AGENT_NAME.fullmatch(name) else ""

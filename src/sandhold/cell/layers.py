@@ -13,26 +13,31 @@ from sandhold.linux.mounts import NODEV, attach_at, clone_tree, map_owners, new_
 if TYPE_CHECKING:
     from sandhold.cell.plan import Plan
 
+ROOT_UPPER: Final = "root.upper"  # where a layer keeps what differs from the root it lies over
 WORKBENCH: Final = "/tmp"  # noqa: S108  # covered by an empty file system of our own in a mount namespace of our own
 
 
-def overlay_of(plan: Plan, inner: int, layer: int, name: str, base: int) -> int:
-    """Return a detached overlay of an open folder of the host, whose owners show as ids inside where we may map them.
+def overlay_of(plan: Plan, inner: int, layer: int, name: str, *lowers: int) -> int:
+    """Return a detached overlay of open folders of the host, the topmost first, whose owners show as ids inside where
+    we may map them.
 
     As an ordinary user a template that was unpacked under the same map needs none, and the host's own files show as
     nobody's.
     """
-    lower = clone_tree(base)
-    if plan.base is not None:
-        map_owners(lower, inner)
-    place = f"{WORKBENCH}/lower-{name}"
-    os.mkdir(place)
-    attach_at(lower, place)
-    return overlay(plan, layer, name, place, os.fstat(base))
+    places = []
+    for number, folder in enumerate(lowers):
+        lower = clone_tree(folder)
+        if plan.base is not None:
+            map_owners(lower, inner)
+        places.append(f"{WORKBENCH}/lower-{name}-{number}")
+        os.mkdir(places[-1])
+        attach_at(lower, places[-1])
+    return overlay(plan, layer, name, ":".join(places), os.fstat(lowers[-1]))
 
 
 def overlay(plan: Plan, layer: int, name: str, lower: str, like: os.stat_result) -> int:
-    """Return a detached overlay whose changes last in the layer under `name`. overlayfs.rst of the kernel.
+    """Return a detached overlay whose changes last in the layer under `name`; `lower` names folders, the topmost first,
+    with colons between. overlayfs.rst of the kernel.
 
     In a user namespace it keeps its marks in `user.` attributes, the only ones it may write.
     """

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, Self
 from sandhold.cell.channel import Channel
 from sandhold.cell.identity import IDS, Identity, identity_for
 from sandhold.cell.network import Network, dropped, open_network
-from sandhold.cell.plan import Folder, Plan, PlannedFile, PlannedMount, to_bytes
+from sandhold.cell.plan import Folder, Plan, PlannedFile, PlannedMount, PlannedSeed, to_bytes
 from sandhold.cell.spec import AGENT_UID, AGENT_USER, ROOT_USER, CellDied, TemplateKind
 from sandhold.linux.limits import open_control_group
 from sandhold.linux.process import spawn_module
@@ -194,12 +194,22 @@ def _plan(spec: CellSpec, identity: Identity) -> tuple[Plan, tuple[str, ...]]:
         inner=identity.inner,
         mounts=tuple(_planned_mount(mount, identity) for mount in spec.mounts),
         files=tuple(
-            PlannedFile(str(one.path), base64.b64encode(one.content).decode("ascii"), one.mode) for one in spec.files
+            PlannedFile(str(one.path), _base64(one.content), one.mode, AGENT_UID if one.is_agents else 0)
+            for one in spec.files
         ),
         pids=spec.limits.pids,
         tmp_bytes=min(TMP_BYTES_MAX, spec.limits.memory or TMP_BYTES_MAX),
+        seeds=tuple(
+            PlannedSeed(str(one.path), _base64(one.content), one.seeding.value, _base64(one.marker))
+            for one in spec.seeds
+        ),
+        template_layers=tuple(Folder.look(os.path.realpath(layer)) for layer in spec.template.layers),
     )
     return plan, tuple(notes)
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _planned_mount(mount: Mount, identity: Identity) -> PlannedMount:

@@ -63,16 +63,30 @@ class PlannedMount:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """A file to stand read-only over the root."""
+    """A file to stand read-only over the root; `owner` is an id inside."""
 
     path: str
     content: str
     mode: int
+    owner: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSeed:
+    """A file to put into the layer; `content` and `marker` in base 64, `seeding` as in the cell's specification."""
+
+    path: str
+    content: str
+    seeding: str
+    marker: str
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything the launcher needs. `pids` limits the process numbers of the cell where no cgroup does."""
+    """Everything the launcher needs. `pids` limits the process numbers of the cell where no cgroup does.
+
+    `template_layers` lie over the template, the topmost first.
+    """
 
     parent: int
     name: str
@@ -86,6 +100,8 @@ class Plan:
     files: tuple[PlannedFile, ...]
     pids: int | None
     tmp_bytes: int
+    seeds: tuple[PlannedSeed, ...] = ()
+    template_layers: tuple[Folder, ...] = ()
 
     def owner(self, inside: int) -> int:
         """Return what an id inside is called in the outer user namespace."""
@@ -118,6 +134,8 @@ def from_bytes(data: bytes) -> Plan:
         files=tuple(PlannedFile(**one) for one in raw["files"]),
         pids=raw["pids"],
         tmp_bytes=raw["tmp_bytes"],
+        seeds=tuple(PlannedSeed(**one) for one in raw["seeds"]),
+        template_layers=tuple(Folder(**one) for one in raw["template_layers"]),
     )
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.host_root import host_layers
 from sandhold.cell.layers import overlay_of
+from sandhold.cell.seeds_inside import sow
 from sandhold.linux.mounts import (
     NODEV,
     NOEXEC,
@@ -100,39 +101,44 @@ def build_root(plan: Plan, inner: int, workspace_maps: Sequence[int | None]) -> 
     """
     make_private()
     mounts = [(mount, mount.folder.open()) for mount in plan.mounts]
-    layer, template = plan.layer.open(), plan.template.open()
+    layer = plan.layer.open()
+    templates = [folder.open() for folder in (*plan.template_layers, plan.template)]
     if plan.base is None and not plan.is_single:
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     os.umask(0o022)
-    parts = _gather(plan, inner, layer, template, _workspaces(mounts, workspace_maps))
+    parts = _gather(plan, inner, layer, templates, _workspaces(mounts, workspace_maps))
     _enter(parts.root)
     for path, target in parts.links:
         with contextlib.suppress(FileExistsError):
             os.symlink(target, path)
     for path, tree in parts.overlays:
         attach(tree, _folder(plan, path))
+    for seed in plan.seeds:
+        sow(seed, plan.owner(0))
     _place_system(plan, parts)
     own = [_mount_number(path) for path in (*_OWN, *(path for path, _ in parts.overlays))]
     for path, tree in parts.workspaces:
         folder = _folder(plan, path)
-        _let_agent_through(path)
+        _let_agent_through(path, [other for other, _ in parts.workspaces])
         attach(tree, folder)
     for path, tree in parts.files:
         attach(tree, _file(plan, path))
     return Root(frozenset(own))
 
 
-def _gather(plan: Plan, inner: int, layer: int, template: int, workspaces: tuple[tuple[str, int], ...]) -> _Parts:
+def _gather(
+    plan: Plan, inner: int, layer: int, templates: Sequence[int], workspaces: tuple[tuple[str, int], ...]
+) -> _Parts:
     """Make every detached mount while the host's tree is still there; `/tmp` becomes our workbench."""
     devices = {name: _device(name) for name in _DEVICES}
     proc = new_filesystem("proc", {}, NOSUID | NODEV | NOEXEC)
     attach_at(_tmpfs(plan, _FILES_BYTES_MAX, "0755"), "/tmp")  # noqa: S108  # covers the host's, in our namespace only
     if plan.is_host_kind:
-        root, overlays, links = host_layers(plan, inner, layer, template)
+        root, overlays, links = host_layers(plan, inner, layer, templates[-1])
     else:
-        root, overlays, links = overlay_of(plan, inner, layer, "root", template), (), ()
+        root, overlays, links = overlay_of(plan, inner, layer, "root", *templates), (), ()
     return _Parts(root, overlays, links, workspaces, _injected(plan), devices, proc, _terminals(plan))
 
 
@@ -156,7 +162,7 @@ def _injected(plan: Plan) -> tuple[tuple[str, int], ...]:
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as file:
             file.write(base64.b64decode(one.content))
-            os.fchown(fd, plan.owner(0), plan.owner(0))
+            os.fchown(fd, plan.owner(one.owner), plan.owner(one.owner))
             os.fchmod(fd, one.mode & 0o777)
         tree = clone_tree(os.open(place, os.O_PATH | os.O_CLOEXEC))
         set_attributes(tree, RDONLY | NOSUID | NODEV)
@@ -268,10 +274,13 @@ def _folder(plan: Plan, path: str) -> int:
     return openat2(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
 
 
-def _let_agent_through(path: str) -> None:
-    """Let every user inside pass the folders above a workspace: root's home inside holds nothing of the host's."""
+def _let_agent_through(path: str, workspaces: Sequence[str]) -> None:
+    """Let every user inside pass the folders above a workspace: root's home inside holds nothing of the host's.
+
+    A folder that is or lies in another workspace is the host's own, and keeps its mode.
+    """
     for parent in accumulate(path.split("/")[1:-1], lambda above, name: f"{above}/{name}", initial=""):
-        if parent:
+        if parent and not any(f"{parent}/".startswith(f"{other}/") for other in workspaces):
             mode = stat.S_IMODE(os.lstat(parent).st_mode)
             if not mode & 0o001:
                 os.chmod(parent, mode | 0o001)

@@ -51,6 +51,8 @@ _CONFIGURE: Final = (
     f'chroot "$1" useradd --create-home --user-group --uid {AGENT_UID} --groups sudo --shell /bin/bash {AGENT_USER}',
     f'printf "{AGENT_USER} ALL=(ALL:ALL) NOPASSWD: ALL\\n" >"$1/etc/sudoers.d/{AGENT_USER}"',
     f'chmod 0440 "$1/etc/sudoers.d/{AGENT_USER}"',
+    # Java's packages put links there, and fail where the manual pages' folder was left out.
+    'mkdir -p "$1/usr/share/man/man1"',
     # mmdebstrap copies these two from the host, and the cell puts its own over them.
     'for name in hostname resolv.conf machine-id; do rm -f "$1/etc/$name"; : >"$1/etc/$name"; done',
     'printf "127.0.0.1 localhost\\n::1 localhost\\n" >"$1/etc/hosts"',

@@ -28,28 +28,58 @@ class TemplateKind(StrEnum):
 
     DIRECTORY = "directory"
     """A whole root file system of its own in a folder."""
+    LAYER = "layer"
+    """What was installed over another template, kept as the upper folder of an overlay."""
     HOST = "host"
     """The host's programs (`/usr`, `/opt`, a safe part of `/etc`) under a private writable layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A root file system that cells start from; never written to. `root` is `/` for the host kind."""
+    """A root file system that cells start from; never written to. `root` is `/` for the host kind.
+
+    `layers` lie over a root of the directory kind, the topmost first.
+    """
 
     kind: TemplateKind
     root: Path
+    layers: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class InjectedFile:
     """A file that stands read-only over the root file system: the resolver's configuration, the host's name, a CA.
 
-    A symbolic link at `path` is followed inside the root, and the file stands over what it points to.
+    A symbolic link at `path` is followed inside the root, and the file stands over what it points to. It belongs to
+    root, or shows as the agent's for programs that trust no file of another's.
     """
 
     path: PurePosixPath
     content: bytes
     mode: int = 0o644
+    is_agents: bool = False
+
+
+class Seeding(StrEnum):
+    """What a seed does to what stands in its place."""
+
+    LINK = "link"
+    """A symbolic link to `content` is made where nothing stands, or an empty file."""
+    APPEND = "append"
+    """The PEM blocks of `content` that the file lacks are added to it; it is made where nothing stands."""
+    REPLACE = "replace"
+    """A file that is there and lacks the bytes of `marker` is replaced by `content`; none is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A file that a start puts into the layer, for what programs inside must be able to replace themselves: a package's
+    script renames a new file over the old one, which it cannot do where an `InjectedFile` stands."""
+
+    path: PurePosixPath
+    content: bytes
+    seeding: Seeding
+    marker: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +97,7 @@ class CellSpec:
     limits: Limits
     slot: int
     user: str = AGENT_USER
+    seeds: tuple[Seed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

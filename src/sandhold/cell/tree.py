@@ -7,8 +7,10 @@ files belong to subordinate ids (man page subuid(5)) which only that namespace c
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
+from sandhold.cell.identity import IDS, identity_for
 from sandhold.cell.ownership import owner_of_ids
 from sandhold.errors import SbxError
 from sandhold.linux.process import run
@@ -36,6 +38,64 @@ def unpack(archive: Path, tree: Path) -> None:
         "--preserve-permissions",
         "--exclude=./dev/*",
     )
+
+
+def move_tree(tree: Path, target: Path) -> None:
+    """Move a folder with its owners, modes and attributes to where nothing stands.
+
+    Raises:
+        SbxError: when it cannot be moved.
+    """
+    as_owner("mv", "--no-target-directory", "--", str(tree), str(target))
+
+
+def copy_tree(tree: Path, target: Path) -> None:
+    """Copy a folder with its owners, modes and attributes to where nothing stands, sharing blocks where it can.
+
+    Raises:
+        SbxError: when it cannot be copied.
+    """
+    as_owner("cp", "--archive", "--reflink=auto", "--no-target-directory", "--", str(tree), str(target))
+
+
+def give_to_template(tree: Path, slot: int) -> None:
+    """Give a folder that sandbox `slot` wrote to the ids that templates have on disk: those that it has inside.
+
+    Only root's sandboxes have ids of their own on disk (`cell/identity.py`, rule 1). Capabilities of files are lost, as
+    the kernel takes them away with the owner (chown(2)).
+
+    Raises:
+        SbxError: when a file belongs to an id that is not the sandbox's.
+        OSError: when an owner cannot be changed.
+    """
+    base = identity_for(slot).base
+    if base is None:
+        return
+    given: set[int] = set()  # files with several names, each met once by its number
+    for _, folders, files, fd in os.fwalk(tree, follow_symlinks=False):
+        _give(fd, ".", base, given)
+        for name in (*files, *(folder for folder in folders if stat.S_ISLNK(_mode(fd, folder)))):
+            _give(fd, name, base, given)
+
+
+def _give(fd: int, name: str, base: int, given: set[int]) -> None:
+    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+        if status.st_ino in given:
+            return
+        given.add(status.st_ino)
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+        return  # an overlay's mark for what was deleted, made by the kernel with the rights of who mounted it
+    owner, group = status.st_uid - base, status.st_gid - base
+    if not (0 <= owner < IDS and 0 <= group < IDS):
+        raise SbxError(f"`{name}` in the new template belongs to somebody else")
+    os.chown(name, owner, group, dir_fd=fd, follow_symlinks=False)
+    if status.st_mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(status.st_mode):
+        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=fd)
+
+
+def _mode(fd: int, name: str) -> int:
+    return os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
 
 
 def size_of(tree: Path) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cli import output
 from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
+from sandhold.session.agent_rules import brought_rules
 from sandhold.store import rules
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ class Scope:
     expires_at: float | None = None
 
 
-def readable_policy(database: Database) -> Policy:
+def readable_policy(paths: Paths, database: Database) -> Policy:
     """Return the whole policy.
 
     Raises:
         SbxError: when it cannot be read, which denies everything.
     """
     try:
-        return rules.load_policy(database)
+        return rules.load_policy(database, brought_rules(paths, None)(database))
     except rules.PolicyUnreadableError as error:
         raise SbxError(
             f"the policy cannot be read, so every connection is denied: {error}",

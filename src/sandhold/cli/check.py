@@ -15,6 +15,7 @@ from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
 from sandhold.model.destination import Destination, MalformedError, Source, parse_authority
 from sandhold.paths import Paths
 from sandhold.policy.decide import decide
+from sandhold.session.agent_rules import brought_rules
 from sandhold.store import sandboxes
 from sandhold.store.database import read_only
 from sandhold.store.policy_index import load_index
@@ -43,7 +44,7 @@ def check_network(target: str, sandbox: str | None, as_json: bool) -> int:  # no
     with closing(read_only(paths.database)) as database:
         if sandbox is not None:
             sandboxes.get(database, sandbox)
-        index = load_index(database, sandbox)
+        index = load_index(database, sandbox, brought_rules(paths, sandbox))
     destination = Destination(host, port, Source.CONNECT)
     decision = decide(index, destination, time.time())
     if as_json:

@@ -55,7 +55,7 @@ def ls(name: str | None, wide: bool, as_json: bool) -> int:  # noqa: FBT001 - cl
     with closing(read_only(paths.database)) as database:
         if name is not None:
             sandboxes.get(database, name)
-        whole = readable_policy(database)
+        whole = readable_policy(paths, database)
     shown = [rule for rule in whole.rules if name is None or rule.sandbox in (None, name)]
     if as_json:
         output.show_json(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sandhold.paths import Paths
     from sandhold.session.creation import Wanted
 
+_DEFAULT: Final = "debian"
 _HOST: Final = "host"
 _QUESTION: Final = f"start from the host's own programs instead (template {_HOST})?"
 
@@ -49,7 +50,7 @@ def settled(context: click.Context, paths: Paths, wanted: Wanted, template: str)
     try:
         make_sure(paths, template)
     except SbxError as error:
-        if wanted.template is not None:
+        if wanted.template is not None or template != _DEFAULT:
             raise
         if not may_ask(context):
             hint = f"`--template {_HOST}` starts from the host's own programs instead"

@@ -173,13 +173,14 @@ def logs(name: str) -> int:
 
 
 def _delete(paths: Paths, database: Database, name: str, *, is_forced: bool) -> None:
-    from sandhold.session import policies, removal, starting  # noqa: PLC0415 - `ls` lives here and stays quick
+    from sandhold.cli import branching  # noqa: PLC0415 - `ls` lives here and stays quick
+    from sandhold.session import policies, removal, starting  # noqa: PLC0415
 
     status = presence.look(paths.sandbox(name)).status
     if status is Status.RUNNING and not is_forced:
         raise SbxError(f"`{name}` is running", hint=f"stop it first, or `sbx rm -f {name}`", status=EXIT_FAILED)
     starting.stop(paths, name, policies.actor())
-    removal.remove_sandbox(paths, database, name)
+    branching.say_kept(removal.remove_sandbox(paths, database, name))
     output.say(f"deleted `{name}`")
 
 

@@ -49,14 +49,28 @@ def ls(as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
 
 @template.command()
 @click.argument("name", default="debian")
-def build(name: str) -> int:
-    """Build a template."""
+@click.option("--pull", is_flag=True, help="An agent's: make it anew, with the newest versions.")
+def build(name: str, pull: bool) -> int:  # noqa: FBT001 - click passes flags so
+    """Build a template: `debian`, or that of an agent."""
     paths = Paths.from_environment(os.environ)
     try:
-        made = templates.build(paths, name, time.time(), output.progress)
+        made = templates.build(paths, name, time.time(), output.progress, pull=pull)
     finally:
         output.end_progress()
     output.say(f"built `{made.name}` ({(made.size or 0) // _MIB} MiB)")
+    return 0
+
+
+@template.command()
+@click.argument("sandbox")
+@click.argument("name")
+def save(sandbox: str, name: str) -> int:
+    """Make a template of what a stopped SANDBOX installed and wrote outside its folders, its home included."""
+    from sandhold.session.saving import save_template  # noqa: PLC0415 - `template ls` lives here and stays quick
+
+    made = save_template(Paths.from_environment(os.environ), sandbox, name, time.time())
+    output.say(f"saved `{sandbox}` as the template `{made.name}` ({(made.size or 0) // _MIB} MiB over `{made.base}`)")
+    output.hint(f"start from it with `--template {made.name}`; logins and keys that were in its home are in it too")
     return 0
 
 

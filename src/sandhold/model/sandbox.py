@@ -67,9 +67,9 @@ class Sandbox:
     created_at: float
 
     @property
-    def workspace(self) -> PurePosixPath:
-        """The folder the agent starts in."""
-        return self.mounts[0].path
+    def workspace(self) -> str:
+        """The folder the agent starts in; the root where no folder of the host is seen, as when a template is built."""
+        return str(self.mounts[0].path) if self.mounts else "/"
 
 
 def is_sandbox_name(text: str) -> bool:

@@ -47,6 +47,12 @@ class Signal(msgspec.Struct, frozen=True, tag="signal"):
     signum: int
 
 
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """Leave the terminal of the command started on this connection; it goes on. `shown` is the last of its output."""
+
+    shown: bytes
+
+
 class Keep(msgspec.Struct, frozen=True, tag="keep"):
     """Keep the sandbox running when nobody is attached."""
 
@@ -66,9 +72,11 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """The command runs as process `pid` inside. With a terminal, its other end comes along."""
+    """The command runs as process `pid` inside. With a terminal, its other end comes along, and `shown` brings back
+    what it showed when it was left."""
 
     pid: int
+    shown: bytes = b""
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
@@ -105,7 +113,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-Request = Start | Signal | Keep | Stop | Apply | Ask
+Request = Start | Signal | Leave | Keep | Stop | Apply | Ask
 Reply = Started | Ended | Applied | State | Done | Failed
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from sandhold.agents.definitions import agent_names
+from sandhold.agents.definitions import agent_names, load_agent
+from sandhold.cell.templates import DEBIAN_TEMPLATE
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox, is_sandbox_name
 from sandhold.store import sandboxes
@@ -17,6 +18,7 @@ from sandhold.store import sandboxes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandhold.agents.parsing import Agent
     from sandhold.paths import Paths
     from sandhold.store.database import Database
 
@@ -75,7 +77,7 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
     mounts = parse_mounts(wanted.paths or (".",), paths)
     name = wanted.name if wanted.name is not None else default_name(wanted.agent, Path(mounts[0].path))
     check_name(name)
-    if name in agent_names():
+    if name in agent_names(paths.agents):
         raise SbxError(
             f"`{name}` is the name of an agent, and `sbx run {name}` could mean either",
             hint=f"for example `--name {name}-1`",
@@ -85,13 +87,27 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
         name=name,
         agent=wanted.agent,
         isolation=_isolation(wanted.isolation),
-        template=wanted.template or "debian",
+        template=wanted.template or template_of(load_agent(wanted.agent, paths.agents)),
         mounts=mounts,
-        limits=Limits(_cpus(wanted.cpus), _memory(wanted.memory), PIDS_DEFAULT),
+        limits=limits(wanted.cpus, wanted.memory),
         environment=wanted.environment,
         slot=0,
         created_at=time.time(),
     )
+
+
+def limits(cpus: float | None = None, memory: str | None = None) -> Limits:
+    """Return the limits of a new sandbox; what is not given is the default.
+
+    Raises:
+        SbxError: when one is none that can be had.
+    """
+    return Limits(_cpus(cpus), _memory(memory), PIDS_DEFAULT)
+
+
+def template_of(agent: Agent) -> str:
+    """Return the template that an agent starts from: one of its own name where its file says what it needs."""
+    return DEBIAN_TEMPLATE if agent.recipe is None else agent.name
 
 
 def make(database: Database, paths: Paths, sandbox: Sandbox) -> Sandbox:

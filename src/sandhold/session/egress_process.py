@@ -152,6 +152,7 @@ def main() -> None:
     from sandhold.egress.host_proxy import read_proxy  # noqa: PLC0415
     from sandhold.egress.server import EgressSetup, Inside, serve  # noqa: PLC0415
     from sandhold.paths import Paths  # noqa: PLC0415
+    from sandhold.session.agent_rules import brought_rules  # noqa: PLC0415
     from sandhold.session.policies import CLOCK  # noqa: PLC0415
     from sandhold.store.audit import Trail  # noqa: PLC0415
     from sandhold.store.policy_index import read_index  # noqa: PLC0415
@@ -161,6 +162,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     paths = Paths(Path(given["state"]), Path(given["data"]), Path(given["config"]))
     sandbox = given["sandbox"]
+    brought = brought_rules(paths, sandbox)
 
     def sockets(kind: str) -> tuple[socket.socket, ...]:
         return tuple(socket.socket(fileno=number) for number in given[kind])
@@ -172,13 +174,13 @@ def main() -> None:
         setup = EgressSetup(
             inside=Inside(sockets("tcp"), sockets("dns_udp"), sockets("dns_tcp")),
             sandbox=sandbox,
-            index=read_index(paths.database, sandbox),
+            index=read_index(paths.database, sandbox, brought),
             append=trail.append,
             authority=paths.authority,
             proxy=read_proxy(os.environ),
             resolvers=_resolvers(),
             now=time.time,
-            reload=lambda: read_index(paths.database, sandbox),
+            reload=lambda: read_index(paths.database, sandbox, brought),
         )
         serve(setup, link)
 

@@ -1,22 +1,27 @@
-"""What every sandbox finds inside: how names resolve, whom to trust, and an environment that says so to every tool.
+"""What every sandbox finds inside: how names resolve, whom to trust, an environment that says so to every tool, and a
+page that tells an agent where it is.
 
-No variable of the host gets in but those the user names with `-e`.
+No variable of the host gets in but those the user names with `-e`. No variable names a proxy: connections are captured
+as they are, so a program that ignores such variables is served like one that honours them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.spec import AGENT_HOME, AGENT_USER, ROOT_USER, InjectedFile
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model import cell_addresses
+from sandhold.session import trust
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BUNDLE_INSIDE: Final = "/etc/ssl/certs/ca-certificates.crt"
-AUTHORITY_INSIDE: Final = "/etc/ssl/sbx/authority.crt"
+    from sandhold.cell.spec import Seed, Template
+
+INSTRUCTIONS_INSIDE: Final = "/etc/sbx/AGENTS.md"
 BUNDLE_BYTES_MAX: Final = 16 * 1024 * 1024  # Mozilla's bundle is a quarter of a megabyte
 
 _HOST_BUNDLES: Final = (  # Debian and Arch, Fedora, openSUSE, Alpine
@@ -37,26 +42,68 @@ _BUNDLE_VARIABLES: Final = (
     "npm_config_cafile",
     "DENO_CERT",
     "CODEX_CA_CERTIFICATE",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "NIX_SSL_CERT_FILE",
+    "HTTPLIB2_CA_CERTS",
 )
+_INSTRUCTIONS: Final = """\
+# You are in a sandbox
+
+This is sandbox `{sandbox}`, made by `sbx` on the user's own machine. The project folder is the user's own; everything
+else in here belongs to the sandbox, and you may install packages and use `sudo` freely.
+
+## Network
+
+The user's policy decides every connection, outside this sandbox, and every one is recorded. Nothing in here changes a
+decision: no proxy setting, other tool, other name server, address or tunnel. Do not try them.
+
+- A refused HTTP or HTTPS request gets status 403 and the header `x-sbx-decision: denied`. The body names the host, the
+  reason, and the command with which the *user* can allow it; `curl -sS https://HOST/` shows it.
+- A package manager says the same in its own words: `403 Forbidden`, or that it finds no such package or version.
+- Any other TCP connection that is refused is reset. UDP and ICMP go nowhere: no HTTP/3, no `ping`.
+- When something you need is refused: stop, do not retry. Tell the user which host and port you need, what for, and the
+  command from the refusal, such as `sbx policy allow network HOST:443 --sandbox {sandbox}`. It is for the user's
+  machine; there is no `sbx` in here.
+- A service on the user's machine is `host.docker.internal:PORT` in here, once the user has allowed it with
+  `sbx policy allow network localhost:PORT`.
+
+Tools trust whom the user's machine trusts, and the sandbox's own authority (`{authority}`), which signs what
+sbx itself answers. Never switch certificate checks off; a tool with a list of its own is given `{bundle}`.
+"""
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def injected_files(name: str, authority_certificate: bytes, environ: Mapping[str, str]) -> tuple[InjectedFile, ...]:
-    """Return the files that stand read-only over the root file system of sandbox `name`.
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What a cell's root gets besides its template: files that stand read-only over it, and seeds of the layer."""
+
+    files: tuple[InjectedFile, ...]
+    seeds: tuple[Seed, ...]
+
+
+def prepare(name: str, template: Template, authority: bytes, environ: Mapping[str, str]) -> Inside:
+    """Return what sandbox `name` finds inside; `authority` is its certificate as PEM.
 
     Raises:
         SbxError: when the host has no bundle of certificate authorities.
     """
     hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {name}\n"
     resolver = f"nameserver {cell_addresses.GATEWAY_IPV4}\nnameserver {cell_addresses.GATEWAY_IPV6}\n"
-    bundle = _host_bundle(environ).rstrip() + b"\n" + authority_certificate
-    return (
+    host, own = _host_bundle(environ), _read(template.root / trust.SYSTEM_BUNDLE.removeprefix("/"))
+    files = (
         InjectedFile(PurePosixPath("/etc/hosts"), hosts.encode()),
         InjectedFile(PurePosixPath("/etc/hostname"), f"{name}\n".encode()),
         InjectedFile(PurePosixPath("/etc/resolv.conf"), resolver.encode()),
-        InjectedFile(PurePosixPath(BUNDLE_INSIDE), bundle),
-        InjectedFile(PurePosixPath(AUTHORITY_INSIDE), authority_certificate),
+        InjectedFile(PurePosixPath(INSTRUCTIONS_INSIDE), instructions(name).encode()),
+        *trust.injected(host, authority, own),
     )
+    return Inside(files, trust.seeds(host, authority, own))
+
+
+def instructions(sandbox: str) -> str:
+    """Return what an agent is told of where it is, as Markdown."""
+    return _INSTRUCTIONS.format(sandbox=sandbox, authority=trust.AUTHORITY, bundle=trust.BUNDLE)
 
 
 def environment(user: str, given: Mapping[str, str], terminal: str | None, sandbox: str) -> tuple[tuple[str, str], ...]:
@@ -73,7 +120,7 @@ def environment(user: str, given: Mapping[str, str], terminal: str | None, sandb
         "SBX_SANDBOX": sandbox,
         "NODE_USE_SYSTEM_CA": "1",
         "UV_SYSTEM_CERTS": "1",
-        **dict.fromkeys(_BUNDLE_VARIABLES, BUNDLE_INSIDE),
+        **dict.fromkeys(_BUNDLE_VARIABLES, trust.BUNDLE),
     }
     if terminal is not None:
         variables["TERM"] = terminal or "xterm-256color"
@@ -94,11 +141,19 @@ def user_named(text: str) -> str:
 
 def _host_bundle(environ: Mapping[str, str]) -> bytes:
     for candidate in (environ.get("SSL_CERT_FILE", ""), *_HOST_BUNDLES):
-        if candidate.startswith("/") and Path(candidate).is_file():
-            with Path(candidate).open("rb") as bundle:
-                return bundle.read(BUNDLE_BYTES_MAX)
+        bundle = _read(Path(candidate)) if candidate.startswith("/") else None
+        if bundle is not None:
+            return bundle
     raise SbxError(
         "this host has no bundle of certificate authorities",
         hint="install one: `sudo apt-get install ca-certificates`",
         status=EXIT_NOT_HELD,
     )
+
+
+def _read(path: Path) -> bytes | None:
+    """Return a bundle, None where there is none or a damaged one; what is beyond the limit is not read."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as bundle:
+        return bundle.read(BUNDLE_BYTES_MAX)

@@ -27,9 +27,10 @@ from sandhold.egress.certificates import Authority
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.event import Dropped, GenerationSwitched, SessionStarted, SessionStopped
 from sandhold.paths import Paths
-from sandhold.session import control, inside, presence
+from sandhold.session import branches, control, inside, presence
 from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.egress_process import EgressError, EgressProcess
+from sandhold.session.furnishing import furnish
 from sandhold.session.policies import CLOCK, actor
 from sandhold.session.recovery import recover
 from sandhold.session.serving import Serving, serve
@@ -63,6 +64,7 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
         stack.enter_context(presence.hold(folder))
         with contextlib.closing(read_only(paths.database)) as database:
             sandbox = sandboxes.get(database, name)
+        agent = load_agent(sandbox.agent, paths.agents)
         lost = presence.look(folder).marker
         if lost is not None:
             recover(folder, paths.trail(name), name, lost)
@@ -74,10 +76,13 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
         drops = DropCounter(cell, trail)
         egress = stack.enter_context(EgressProcess.start(paths, name, session, cell, os.environ))
         generation = egress.wait_ready()
+        problem = furnish(cell, sandbox, agent)
+        if problem is not None:
+            print_log(f"the agent's files could not be placed in the home: {problem}")
         listener = stack.enter_context(control.Listener(folder))
         serving = Serving(
             sandbox=sandbox,
-            agent=load_agent(sandbox.agent),
+            agent=agent,
             session=session,
             cell=cell,
             egress=egress,
@@ -175,14 +180,17 @@ def _check_folders(sandbox: Sandbox) -> None:
 
 def _cell_spec(paths: Paths, sandbox: Sandbox) -> CellSpec:
     authority = Authority.load_or_create(paths.authority)
+    template = find_template(paths.templates, sandbox.template)
+    found = inside.prepare(sandbox.name, template, authority.certificate_pem, os.environ)
     return CellSpec(
         name=sandbox.name,
-        template=find_template(paths.templates, sandbox.template),
+        template=template,
         layer=paths.sandbox(sandbox.name) / LAYER_FOLDER,
         mounts=sandbox.mounts,
-        files=inside.injected_files(sandbox.name, authority.certificate_pem, os.environ),
+        files=(*found.files, *branches.files_for_start(paths, sandbox.name)),
         limits=sandbox.limits,
         slot=sandbox.slot,
+        seeds=found.seeds,
     )
 
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.spec import AGENT_USER, CellDied, Command, Exited, Started, TerminalReady
 from sandhold.session import control, inside
+from sandhold.session.left_terminals import LEFT_MAX, LeftTerminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandhold.agents.definitions import Agent
+    from sandhold.agents.parsing import Agent
     from sandhold.cell.spec import Cell, CommandId
     from sandhold.model.rule import Generation
     from sandhold.model.sandbox import Sandbox
@@ -35,7 +36,8 @@ CHANNELS_MAX: Final = 256  # a descriptor or four each
 
 @dataclass(slots=True)
 class Attachment:
-    """One connection on the control socket, and the command started on it."""
+    """One connection on the control socket, and the command started on it. `master` is the other end of the command's
+    terminal, ours beside the user's: it is still there when the user leaves."""
 
     channel: control.Channel
     command: CommandId | None = None
@@ -43,6 +45,7 @@ class Attachment:
     master: int | None = None
     wants_terminal: bool = False
     is_started: bool = False
+    is_agent: bool = False
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class Serving:
     count_dropped: Callable[[], bool]
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     attachments: list[Attachment] = field(default_factory=list)
+    left: list[LeftTerminal] = field(default_factory=list)
     applying: list[Attachment | None] = field(default_factory=list)
     kill_at: dict[CommandId, float] = field(default_factory=dict)
     is_kept: bool = False
@@ -85,6 +89,8 @@ def serve(serving: Serving, wake: int) -> None:
         for key, _ in selector.select(max(0.0, wait_s)):
             if isinstance(key.data, Attachment):
                 _request(serving, key.data)
+            elif isinstance(key.data, LeftTerminal):
+                _drain(serving, key.data)
             else:
                 key.data(serving)
         now = time.monotonic()
@@ -99,7 +105,7 @@ def serve(serving: Serving, wake: int) -> None:
 
 def _is_idle(serving: Serving, starter_is_late: bool) -> bool:  # noqa: FBT001 - private
     has_command = any(attachment.command is not None for attachment in serving.attachments)
-    if serving.is_kept or has_command or serving.kill_at:
+    if serving.is_kept or has_command or serving.left or serving.kill_at:
         return False
     return serving.had_command or starter_is_late
 
@@ -129,8 +135,9 @@ def _request(serving: Serving, attachment: Attachment) -> None:
             case control.Start():
                 _start(serving, attachment, request, descriptors)
             case control.Signal(signum):
-                if attachment.command is not None:
-                    _signal(serving, attachment.command, signum)
+                _signal(serving, attachment.command, signum)
+            case control.Leave(shown):
+                _leave(serving, attachment, shown)
             case control.Keep():
                 serving.is_kept = True
                 attachment.channel.send(control.Done())
@@ -155,9 +162,14 @@ def _start(serving: Serving, attachment: Attachment, request: control.Start, des
     if not request.wants_terminal and len(descriptors) != control.DESCRIPTORS_MAX:
         attachment.channel.send(control.Failed("a command without a terminal needs three descriptors"))
         return
+    is_agent = request.argv is None and request.wants_terminal
+    left = next((each for each in serving.left if each.is_agent), None)
+    if is_agent and left is not None and not request.arguments:
+        _come_back(serving, attachment, left)
+        return
     sandbox = serving.sandbox
     user = request.user or AGENT_USER
-    given = {**dict(sandbox.environment), **dict(request.environment)}
+    given = {**dict(serving.agent.environment), **dict(sandbox.environment), **dict(request.environment)}
     terminal = given.pop("TERM", "") if request.wants_terminal else None
     command = Command(
         argv=(*(request.argv or serving.agent.command), *request.arguments),
@@ -167,7 +179,7 @@ def _start(serving: Serving, attachment: Attachment, request: control.Start, des
         rows=request.rows,
         columns=request.columns,
     )
-    attachment.wants_terminal = request.wants_terminal
+    attachment.wants_terminal, attachment.is_agent = request.wants_terminal, is_agent
     streams = None if request.wants_terminal else (descriptors[0], descriptors[1], descriptors[2])
     try:
         attachment.command = serving.cell.start(command, streams)
@@ -175,6 +187,48 @@ def _start(serving: Serving, attachment: Attachment, request: control.Start, des
         attachment.channel.send(control.Failed(f"the command could not be started: {error}"))
         return
     serving.had_command = True
+
+
+def _leave(serving: Serving, attachment: Attachment, shown: bytes) -> None:
+    """Let the command of this connection go on without its user; `shown` is what the user saw last."""
+    if attachment.command is None or attachment.pid is None or attachment.master is None:
+        attachment.channel.send(control.Failed("only a command at a terminal can be left"))
+        return
+    if len(serving.left) >= LEFT_MAX:
+        attachment.channel.send(control.Failed(f"{LEFT_MAX} terminals are left already"))
+        return
+    attachment.channel.send(control.Done())
+    left = LeftTerminal(attachment.command, attachment.pid, attachment.master, attachment.is_agent)
+    left.scrollback.feed(shown)
+    os.set_blocking(left.master, False)
+    serving.left.append(left)
+    serving.selector.register(left.master, selectors.EVENT_READ, left)
+    attachment.command = attachment.master = None
+    _forget(serving, attachment)
+
+
+def _come_back(serving: Serving, attachment: Attachment, left: LeftTerminal) -> None:
+    """Give a terminal that was left to the user of this connection."""
+    if left.is_open:
+        serving.selector.unregister(left.master)
+    serving.left.remove(left)
+    attachment.command, attachment.pid, attachment.master = left.command, left.pid, left.master
+    attachment.wants_terminal = attachment.is_started = attachment.is_agent = True
+    attachment.channel.send(control.Started(left.pid, left.scrollback.replay()), [left.master])
+
+
+def _drain(serving: Serving, left: LeftTerminal) -> None:
+    left.drain()
+    if not left.is_open:
+        serving.selector.unregister(left.master)
+
+
+def _end_left(serving: Serving, command: CommandId) -> None:
+    for left in [each for each in serving.left if each.command == command]:
+        if left.is_open:
+            serving.selector.unregister(left.master)
+        os.close(left.master)
+        serving.left.remove(left)
 
 
 def _state(serving: Serving) -> control.State:
@@ -191,10 +245,11 @@ def _hang_up(serving: Serving, attachment: Attachment) -> None:
     _forget(serving, attachment)
 
 
-def _signal(serving: Serving, command: CommandId, signum: int) -> None:
+def _signal(serving: Serving, command: CommandId | None, signum: int) -> None:
     """Pass a signal on. A cell that is gone takes none; that it is gone comes as news of its own."""
-    with contextlib.suppress(OSError):
-        serving.cell.signal(command, signum)
+    if command is not None:
+        with contextlib.suppress(OSError):
+            serving.cell.signal(command, signum)
 
 
 def _forget(serving: Serving, attachment: Attachment) -> None:
@@ -235,6 +290,7 @@ def _cell_news(serving: Serving) -> None:
                     _say_started(serving, attachment)
             case Exited(command, status, detail):
                 serving.kill_at.pop(command, None)
+                _end_left(serving, command)
                 attachment = _of_command(serving, command)
                 if attachment is not None:
                     _tell(serving, attachment, control.Ended(status, detail))
@@ -254,9 +310,6 @@ def _say_started(serving: Serving, attachment: Attachment) -> None:
     attachment.is_started = True
     descriptors = [attachment.master] if attachment.master is not None else []
     _tell(serving, attachment, control.Started(attachment.pid), descriptors)
-    if attachment.master is not None:
-        os.close(attachment.master)
-        attachment.master = None
 
 
 def _tell(serving: Serving, attachment: Attachment, reply: control.Reply, descriptors: list[int] | None = None) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+from sandhold.agents.definitions import agent_names, load_agent
 from sandhold.cell import templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandhold.agents.parsing import Agent
     from sandhold.cell.templates import Description
     from sandhold.paths import Paths
 
@@ -20,18 +23,27 @@ def ensure_template(paths: Paths, name: str, now: float, show: Callable[[str], N
         SbxError: when there is no such template, or it cannot be built; the hint offers `host`.
     """
     known = {description.name for description in templates.list_templates(paths.templates)}
-    if name == templates.DEBIAN_TEMPLATE and name not in known:
+    if name not in known and (name == templates.DEBIAN_TEMPLATE or _agent(paths, name) is not None):
         build(paths, name, now, show)
     else:
         templates.find_template(paths.templates, name)
 
 
-def build(paths: Paths, name: str, now: float, show: Callable[[str], None]) -> Description:
-    """Build a template, telling `show` what is happening.
+def build(paths: Paths, name: str, now: float, show: Callable[[str], None], *, pull: bool = False) -> Description:
+    """Build a template, telling `show` what is happening; that of an agent builds the base too where it is missing.
+
+    With `pull` the template of an agent is made anew with the newest versions of its packages.
 
     Raises:
         SbxError: when it cannot be built.
     """
+    agent = _agent(paths, name)
+    if agent is not None:
+        # Imported here: what runs sandboxes is not needed to look at templates.
+        from sandhold.session.agent_templates import build_agent_template  # noqa: PLC0415
+
+        ensure_template(paths, templates.DEBIAN_TEMPLATE, now, show)
+        return build_agent_template(paths, agent, os.environ, show, pull=pull)
     show(f"building the template `{name}`, once; this takes about a minute")
     return templates.build_template(
         paths.templates,
@@ -53,3 +65,11 @@ def remove(paths: Paths, name: str) -> None:
         SbxError: when there is none, or it cannot be deleted.
     """
     templates.remove_template(paths.templates, name)
+
+
+def _agent(paths: Paths, name: str) -> Agent | None:
+    """Return the agent whose own template that is, if it has one."""
+    if name not in agent_names(paths.agents):
+        return None
+    agent = load_agent(name, paths.agents)
+    return agent if agent.recipe is not None else None

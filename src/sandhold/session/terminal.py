@@ -3,6 +3,12 @@
 With a terminal, the other end of the sandbox's own pseudo-terminal is passed to us and bytes go straight through. With
 none, three pipes that we made stand between the user's descriptors and the sandbox, which so never holds one of the
 host's files or terminals (`pty(7)`, `termios(3)`).
+
+Rules:
+
+1. Every byte passes unchanged both ways, but for the keys that leave (`session/keys.py`).
+2. The terminal has its settings back however this ends, and what a program inside left switched on is switched off.
+3. A user who leaves takes the last screenful to the session, which gives it to whoever comes back.
 """
 
 from __future__ import annotations
@@ -13,17 +19,18 @@ import os
 import selectors
 import signal
 import struct
-import sys
 import termios
-import tty
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from sandhold.session import control
+from sandhold.session.keys import HOLD_S, Keys
+from sandhold.session.own_terminal import own_output, pause, raw_terminal, signals_as_bytes
+from sandhold.session.scrollback import Scrollback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 COPY_BYTES_MAX: Final = 64 * 1024  # one pipe's worth (pipe(7))
 START_TIMEOUT_S: Final = 30.0  # a sandbox under memory pressure starts a command late; a stuck one never does
@@ -32,15 +39,19 @@ DRAIN_TIMEOUT_S: Final = 2.0  # output still in the pipe when the command has en
 
 _SIZE = struct.Struct("HHHH")  # struct winsize
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_AT_TERMINAL: Final = (signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 _ENDED_WITHOUT_WORD: Final = 125
+_CLEAR: Final = b"\x1b[H\x1b[2J"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a command inside ended. `detail` says why when it could not be started or its session went away."""
+    """How a command inside ended. `detail` says why when it could not be started or its session went away; `has_left`
+    says that it goes on and the user left it."""
 
     status: int
     detail: str | None = None
+    has_left: bool = False
 
 
 class _Progress(Enum):
@@ -53,14 +64,28 @@ class _Progress(Enum):
 class _Copy:
     """One direction: from a descriptor to another. What the sink did not take yet is `pending`.
 
-    `left` is how many bytes are still copied, None for as long as they come.
+    What was read goes through `passing`, which may look at it and keep something back. `left` is how many bytes are
+    still copied, None for as long as they come.
     """
 
     source: int
     sink: int
     close_sink: bool = False
+    is_output: bool = False
     pending: bytes = b""
     left: int | None = None
+    passing: Callable[[bytes], bytes] | None = None
+
+
+@dataclass(slots=True)
+class _Desk:
+    """A user at a terminal: what was typed to leave, what was shown, and whether a program that was left draws anew."""
+
+    master: int
+    keys: Keys
+    shown: Scrollback
+    typed: _Copy
+    is_redrawing: bool
 
 
 def has_terminal() -> bool:
@@ -92,22 +117,31 @@ def _on_terminal(channel: control.Channel, request: control.Start) -> Outcome:
     if not isinstance(reply, control.Started) or len(descriptors) != 1:
         return _not_started(reply, descriptors)
     master = descriptors[0]
+    keys, shown = Keys(), Scrollback()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, master)
-        wake = stack.enter_context(_signals(signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
-        stack.enter_context(_raw_terminal())
+        wake = stack.enter_context(signals_as_bytes(*_AT_TERMINAL))
+        output = stack.enter_context(own_output())
+        settings = stack.enter_context(raw_terminal(output, shown))
 
         def on_signal(signum: int) -> None:
             if signum == signal.SIGWINCH:
                 _copy_size(master)
+            elif signum == signal.SIGTSTP:
+                pause(settings)
+                _copy_size(master)
             else:
                 raise SystemExit(128 + signum)
 
-        _copy_size(master)
-        keys = os.dup(master)  # a selector takes each descriptor once, and this one is waited for both ways
-        stack.callback(os.close, keys)
-        os.set_blocking(keys, False)
-        return _relay(channel, [_Copy(0, keys), _Copy(master, 1)], wake, on_signal)
+        _copy_size(master, narrower=bool(reply.shown))
+        typing = os.dup(master)  # a selector takes each descriptor once, and this one is waited for both ways
+        stack.callback(os.close, typing)
+        os.set_blocking(typing, False)
+        typed = _Copy(0, typing, passing=keys.take)
+        showing = _Copy(master, output, is_output=True, passing=shown.feed)
+        showing.pending = shown.feed(_CLEAR + reply.shown) if reply.shown else b""
+        desk = _Desk(master, keys, shown, typed, is_redrawing=bool(reply.shown))
+        return _relay(channel, [typed, showing], wake, on_signal, desk)
 
 
 def _on_pipes(channel: control.Channel, request: control.Start, wants_input: bool) -> Outcome:  # noqa: FBT001 - private
@@ -118,7 +152,7 @@ def _on_pipes(channel: control.Channel, request: control.Start, wants_input: boo
             reader, writer = os.pipe2(os.O_CLOEXEC)
             mine, other = (writer, reader) if number == 0 else (reader, writer)
             theirs.append(other)
-            copies.append(_Copy(0, mine, close_sink=True) if number == 0 else _Copy(mine, number))
+            copies.append(_Copy(0, mine, close_sink=True) if number == 0 else _Copy(mine, number, is_output=True))
         os.set_blocking(copies[0].sink, False)
         try:
             channel.send(request, theirs)
@@ -133,19 +167,27 @@ def _on_pipes(channel: control.Channel, request: control.Start, wants_input: boo
         reply, descriptors = channel.receive_reply(START_TIMEOUT_S)
         if not isinstance(reply, control.Started):
             return _not_started(reply, descriptors)
-        wake = stack.enter_context(_signals(*_FORWARDED))
+        wake = stack.enter_context(signals_as_bytes(*_FORWARDED))
         return _relay(channel, copies, wake, lambda signum: channel.send(control.Signal(signum)))
 
 
-def _relay(channel: control.Channel, copies: list[_Copy], wake: int, on_signal: Callable[[int], None]) -> Outcome:
-    """Copy until the command has ended and its output is drained."""
+def _relay(
+    channel: control.Channel,
+    copies: list[_Copy],
+    wake: int,
+    on_signal: Callable[[int], None],
+    desk: _Desk | None = None,
+) -> Outcome:
+    """Copy until the command has ended and its output is drained, or the user left."""
     with selectors.DefaultSelector() as selector:
         selector.register(channel, selectors.EVENT_READ, channel)
         selector.register(wake, selectors.EVENT_READ, wake)
-        open_copies = [copy for copy in copies if _register(selector, copy)]
+        open_copies = list(copies)
+        for copy in copies:
+            _register(selector, copy)
         outcome: Outcome | None = None
-        while outcome is None or any(copy.sink in (1, 2) for copy in open_copies):
-            ready = selector.select(DRAIN_TIMEOUT_S if outcome is not None else None)
+        while outcome is None or any(copy.is_output for copy in open_copies):
+            ready = selector.select(_wait_s(outcome, desk))
             if not ready and outcome is not None:
                 break  # something inside keeps our pipe open after its parent ended
             for key, _ in ready:
@@ -159,16 +201,57 @@ def _relay(channel: control.Channel, copies: list[_Copy], wake: int, on_signal: 
                 else:
                     for signum in os.read(wake, 64):
                         on_signal(signum)
+            if desk is not None and outcome is None:
+                _attend(desk, has_news=bool(ready))
+                outcome = _leave(channel, desk) if desk.keys.has_left else None
+                if outcome is not None and outcome.has_left:
+                    break
+                if outcome is not None:
+                    selector.unregister(channel)
     return outcome
 
 
-def _register(selector: selectors.BaseSelector, copy: _Copy) -> bool:
+def _wait_s(outcome: Outcome | None, desk: _Desk | None) -> float | None:
+    if outcome is not None:
+        return DRAIN_TIMEOUT_S
+    return HOLD_S if desk is not None and (desk.keys.is_holding or desk.is_redrawing) else None
+
+
+def _attend(desk: _Desk, *, has_news: bool) -> None:
+    """Do what waited for something to happen, or for nothing to happen."""
+    if desk.is_redrawing:
+        desk.is_redrawing = False
+        _copy_size(desk.master)
+    if desk.keys.is_holding and not has_news:
+        with contextlib.suppress(OSError):
+            os.write(desk.typed.sink, desk.keys.release())
+
+
+def _leave(channel: control.Channel, desk: _Desk) -> Outcome | None:
+    """Tell the session that the user leaves; a command that ended just then has ended. None: it may not be left."""
+    with contextlib.suppress(control.ChannelError):
+        channel.send(control.Leave(desk.shown.replay()))
     try:
-        selector.register(copy.source, selectors.EVENT_READ, copy)
+        reply, descriptors = channel.receive_reply(control.SEND_TIMEOUT_S)
+    except control.ChannelError:
+        return Outcome(_ENDED_WITHOUT_WORD, "the sandbox was stopped")
+    if isinstance(reply, control.Done):
+        return Outcome(0, has_left=True)
+    if isinstance(reply, control.Failed):
+        desk.keys = Keys()
+        desk.typed.passing = desk.keys.take
+        return None
+    return _not_started(reply, descriptors)
+
+
+def _register(selector: selectors.BaseSelector, copy: _Copy) -> None:
+    try:
+        if not copy.pending:
+            selector.register(copy.source, selectors.EVENT_READ, copy)
+            return
     except PermissionError:
-        # epoll_ctl(2): a regular file is always ready and cannot be waited for; wait for the sink instead.
-        selector.register(copy.sink, selectors.EVENT_WRITE, copy)
-    return True
+        pass  # epoll_ctl(2): a regular file is always ready and cannot be waited for; wait for the sink instead
+    selector.register(copy.sink, selectors.EVENT_WRITE, copy)
 
 
 def _step(selector: selectors.BaseSelector, key: selectors.SelectorKey, open_copies: list[_Copy]) -> None:
@@ -191,14 +274,18 @@ def _step(selector: selectors.BaseSelector, key: selectors.SelectorKey, open_cop
 
 def _copy_once(copy: _Copy) -> _Progress:
     """Copy what is there."""
-    try:
-        data = copy.pending or (b"" if copy.left == 0 else os.read(copy.source, COPY_BYTES_MAX))
-    except BlockingIOError:
-        return _Progress.MORE
-    except OSError:
-        data = b""  # EIO: the last process on the other side of the terminal is gone (pty(7))
+    data = copy.pending
     if not data:
-        return _Progress.DONE
+        try:
+            data = b"" if copy.left == 0 else os.read(copy.source, COPY_BYTES_MAX)
+        except BlockingIOError:
+            return _Progress.MORE
+        except OSError:
+            data = b""  # EIO: the last process on the other side of the terminal is gone (pty(7))
+        if not data:
+            return _Progress.DONE
+        if copy.passing is not None:
+            data = copy.passing(data)
     try:
         written = os.write(copy.sink, data)
     except BlockingIOError:
@@ -231,35 +318,12 @@ def _not_started(reply: control.Reply, descriptors: list[int]) -> Outcome:
             return Outcome(_ENDED_WITHOUT_WORD, "the session gave an answer that fits no question")
 
 
-def _copy_size(master: int) -> None:
+def _copy_size(master: int, *, narrower: bool = False) -> None:
+    """Give the sandbox's terminal the size of the user's.
+
+    The kernel tells a program of its size only when that changes (ioctl_tty(2)), and a full-screen program that was
+    left draws itself anew only when told: `narrower` makes a difference that the next call takes back.
+    """
     with contextlib.suppress(OSError):
         rows, columns = terminal_size()
-        fcntl.ioctl(master, termios.TIOCSWINSZ, _SIZE.pack(rows, columns, 0, 0))
-
-
-@contextlib.contextmanager
-def _raw_terminal() -> Iterator[None]:
-    """Hand every key to the sandbox, and put the terminal back however this ends."""
-    before = termios.tcgetattr(0)
-    tty.setraw(0, termios.TCSADRAIN)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
-
-
-@contextlib.contextmanager
-def _signals(*signums: signal.Signals) -> Iterator[int]:
-    """Turn signals into bytes on a descriptor, each byte a signal's number (`signal.set_wakeup_fd`)."""
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    previous = {signum: signal.signal(signum, lambda *_: None) for signum in signums}
-    previous_wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
-        yield reader
-    finally:
-        signal.set_wakeup_fd(previous_wakeup)
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-        os.close(reader)
-        os.close(writer)
+        fcntl.ioctl(master, termios.TIOCSWINSZ, _SIZE.pack(rows, max(1, columns - narrower), 0, 0))

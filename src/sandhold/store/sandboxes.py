@@ -100,6 +100,17 @@ def list_all(database: Database) -> tuple[Sandbox, ...]:
     return tuple(map(_sandbox, rows))
 
 
+def set_environment(database: Database, name: str, environment: tuple[tuple[str, str], ...]) -> Sandbox:
+    """Give a sandbox these variables from its next start on, in place of those it had; returns it as it is now.
+
+    Raises:
+        UnknownSandboxError: when there is none.
+    """
+    with transaction(database):
+        database.execute("UPDATE sandboxes SET environment = ? WHERE name = ?", (json.dumps(environment), name))
+    return get(database, name)
+
+
 def remove(database: Database, name: str) -> None:
     """Forget the sandbox of that name; its slot is never given out again.
 

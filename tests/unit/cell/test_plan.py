@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.cell.plan import Folder, Plan, PlannedFile, PlannedMount, from_bytes, to_bytes
+from sandhold.cell.plan import Folder, Plan, PlannedFile, PlannedMount, PlannedSeed, from_bytes, to_bytes
 from sandhold.linux.users import IdRange, Maps
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def _plan(base: int | None, *, is_single: bool) -> Plan:
         files=(PlannedFile("/etc/é\udc80", "AA==", 0o600),),
         pids=None,
         tmp_bytes=7,
+        template_layers=(FOLDER, FOLDER),
+        seeds=(PlannedSeed("/etc/seed", "AA==", "append", ""),),
     )
 
 

@@ -79,6 +79,72 @@ def test_a_description_without_its_tree_is_no_template(tmp_path: Path) -> None:
     assert templates.list_templates(tmp_path) == (templates.HOST_DESCRIPTION,)
 
 
+LAYER: Final[Mapping[str, Any]] = {
+    **WHOLE,
+    "name": "tool",
+    "kind": "layer",
+    "base": "debian",
+    "base_built_at": WHOLE["built_at"],
+}
+
+BASELESS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "a base that is not there": {**LAYER, "base": "gone"},
+    "a base that was built anew": {**LAYER, "base_built_at": 2.5},
+    "itself": {**LAYER, "base": "tool"},
+    "the host": {**LAYER, "base": "host"},
+}
+
+
+def _make_layer(folder: Path, description: Mapping[str, Any]) -> None:
+    (folder / "tool" / "layer").mkdir(parents=True)
+    (folder / "tool" / "template.json").write_text(json.dumps(description))
+
+
+def test_a_layer_is_found_with_what_it_lies_over(tmp_path: Path) -> None:
+    """The layer comes first, the base's root last; the base cannot be removed under it."""
+    _make(tmp_path, "debian", json.dumps(WHOLE))
+    _make_layer(tmp_path, LAYER)
+    found = templates.find_template(tmp_path, "tool")
+    assert found == Template(TemplateKind.DIRECTORY, tmp_path / "debian/rootfs", (tmp_path / "tool/layer",))
+    with pytest.raises(SbxError, match="`tool` lies over `debian`"):
+        templates.remove_template(tmp_path, "debian")
+    templates.remove_template(tmp_path, "tool")
+    templates.remove_template(tmp_path, "debian")
+
+
+@pytest.mark.parametrize("description", BASELESS.values(), ids=BASELESS)
+def test_a_layer_without_its_base_is_not_started_from(description: Mapping[str, Any], tmp_path: Path) -> None:
+    """A layer names only what differs from the very tree it was made over."""
+    _make(tmp_path, "debian", json.dumps(WHOLE))
+    _make_layer(tmp_path, description)
+    with pytest.raises(SbxError, match="that is gone") as caught:
+        templates.find_template(tmp_path, "tool")
+    assert "`sbx template build --pull tool`" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("base", ["..", "../debian", "", 5, None])
+def test_a_base_is_never_a_path(base: object, tmp_path: Path) -> None:
+    """A description that names something else than a template is damaged."""
+    _make_layer(tmp_path, {**LAYER, "base": base})
+    assert templates.list_templates(tmp_path) == (templates.HOST_DESCRIPTION,)
+
+
+def test_publishing_replaces_whole(tmp_path: Path) -> None:
+    """What was there before is there until the new one is, and what is not published leaves nothing."""
+    _make(tmp_path, "debian", json.dumps(WHOLE))
+    _make_layer(tmp_path, LAYER)
+    described = templates.Description("tool", TemplateKind.LAYER, 9.0, "trixie", 1, ("new",), "debian", 1.5)
+    with templates.building(tmp_path, "tool") as place:
+        (place / "layer").mkdir()
+    assert templates.find_template(tmp_path, "tool").layers == (tmp_path / "tool/layer",)
+    with templates.building(tmp_path, "tool") as place:
+        (place / "layer").mkdir()
+        assert described not in templates.list_templates(tmp_path)
+        templates.publish(place, described)
+    assert described in templates.list_templates(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tool.lock", "debian", "tool"]
+
+
 def test_what_is_being_built_is_not_listed(tmp_path: Path) -> None:
     """A template appears when it is complete."""
     _make(tmp_path, ".debian.building", json.dumps(WHOLE))

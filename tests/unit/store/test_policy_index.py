@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sandhold.errors import SbxError
 from sandhold.model.decision import Reason
 from sandhold.model.event import EventId
-from sandhold.model.rule import Effect
+from sandhold.model.rule import Effect, Origin
 from sandhold.policy.decide import decide
 from sandhold.store import rules
 from sandhold.store.database import open_database, transaction
 from sandhold.store.policy_index import load_index, read_index
+from sandhold.store.rules import load_policy
 from tests.unit.store.samples import NOON, destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from sandhold.model.rule import Rule
     from sandhold.store.database import Database
 
 EDITOR = rules.Editor("ada", EventId("E1"), NOON, lambda _: None)
@@ -87,3 +91,23 @@ def test_index_is_made_for_one_sandbox(tmp_path: Path) -> None:
     assert not decide(read_index(tmp_path / "db", None), named, NOON).is_allowed
     assert decide(read_index(tmp_path / "db", "lab"), named, NOON).is_allowed
     assert decide(read_index(tmp_path / "db", "other"), destination(), NOON).is_allowed
+
+
+def test_what_agents_bring_counts(tmp_path: Path) -> None:
+    """The rules brought stand beside the stored ones, read anew each time."""
+    with closing(_prepared(tmp_path / "db")) as database:
+        brought = replace(load_policy(database).rules[-1], origin=Origin.AGENT, sandbox="other")
+    assert not decide(read_index(tmp_path / "db", "other"), destination("lab.test"), NOON).is_allowed
+    assert decide(read_index(tmp_path / "db", "other", lambda _: (brought,)), destination("lab.test"), NOON).is_allowed
+
+
+def test_what_agents_bring_and_nobody_can_read_denies_everything(tmp_path: Path) -> None:
+    """Rules that cannot be told are no rules, and neither are the stored ones beside them."""
+
+    def unreadable(_: Database) -> tuple[Rule, ...]:
+        raise SbxError("an agent's file is gone")
+
+    _prepared(tmp_path / "db").close()
+    assert decide(read_index(tmp_path / "db", "lab"), destination(), NOON).is_allowed
+    decision = decide(read_index(tmp_path / "db", "lab", unreadable), destination(), NOON)
+    assert (decision.is_allowed, decision.reason) == (False, Reason.POLICY_UNREADABLE)

@@ -120,3 +120,14 @@ def test_one_winner(tmp_path: Path) -> None:
     assert finish(*[start(_add, path, f"s{number}") for number in range(10)]) == [0] * 10
     with closing(open_database(path)) as database:
         assert len({each.slot for each in sandboxes.list_all(database)}) == 11
+
+
+def test_variables_are_replaced_whole(database: Database) -> None:
+    """The new ones are all there is, of that sandbox alone; there must be one."""
+    added = sandboxes.add(database, LAB)
+    other = sandboxes.add(database, replace(LAB, name="other"))
+    changed = sandboxes.set_environment(database, "lab", (("TOKEN", "b"),))
+    assert changed == replace(added, environment=(("TOKEN", "b"),)) == sandboxes.get(database, "lab")
+    assert sandboxes.get(database, "other") == other
+    with pytest.raises(sandboxes.UnknownSandboxError):
+        sandboxes.set_environment(database, "nosuch", ())

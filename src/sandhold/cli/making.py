@@ -1,0 +1,191 @@
+"""New sandboxes as they are asked for on the command line: options, folders, variables, and rules of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from sandhold.agents.definitions import DEFAULT_AGENT, agent_names, load_agent
+from sandhold.cli import branching, output, rootfs
+from sandhold.cli.changes import Scope, add_rules, parsed_resources, readable_policy, say_when
+from sandhold.errors import EXIT_USAGE, SbxError
+from sandhold.model.rule import Effect
+from sandhold.model.sandbox import Status
+from sandhold.session import creation, presence
+from sandhold.store import sandboxes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandhold.model.sandbox import Sandbox
+    from sandhold.paths import Paths
+    from sandhold.store.database import Database
+
+ENV_FILE_BYTES_MAX: Final = 1024 * 1024  # the kernel takes two megabytes of arguments and environment (execve(2))
+
+_CREATION_FLAGS: Final = ("branch", "name", "isolation", "template", "cpus", "memory")
+
+
+def creation_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options that say how a new sandbox is made."""
+    options = (
+        click.option("--name", metavar="NAME", help="Name of the sandbox; `AGENT-FOLDER` when not given."),
+        click.option(
+            "--isolation",
+            type=click.Choice(["auto", "microvm", "namespaces"]),
+            default=None,
+            help="Kind of boundary; this version has `namespaces` only, and `auto` picks it.",
+        ),
+        click.option(
+            "--template", metavar="NAME", help="Root file system to start from: `debian` (the default) or `host`."
+        ),
+        click.option("--cpus", metavar="NUMBER", type=float, help="Processors it may use, for example `1.5`."),
+        click.option(
+            "--memory", metavar="SIZE", help="Memory it may use, for example `4g`; half of the host's when not given."
+        ),
+        click.option(
+            "-e",
+            "--env",
+            metavar="NAME=VALUE",
+            multiple=True,
+            help="Set a variable inside; `NAME` alone takes the host's value.",
+        ),
+        click.option("--env-file", type=click.Path(dir_okay=False, exists=True), help="File of `NAME=VALUE` lines."),
+        click.option("--allow-network", multiple=True, metavar="RESOURCES", help="Allow these in this sandbox."),
+        click.option("--deny-network", multiple=True, metavar="RESOURCES", help="Deny these in this sandbox."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """The resources of `--allow-network` and of `--deny-network`."""
+
+    allowed: tuple[str, ...]
+    denied: tuple[str, ...]
+
+
+def found_or_made(
+    context: click.Context, paths: Paths, database: Database, words: tuple[str, ...], given: dict[str, object]
+) -> Sandbox:
+    """Read the first word as a sandbox's name, else as an agent's."""
+    first, rest = (words[0], words[1:]) if words else (DEFAULT_AGENT, ())
+    known = sandboxes.find(database, first)
+    if known is None and first not in agent_names(paths.agents):
+        closest = sandboxes.UnknownSandboxError(first, ()).hint
+        raise SbxError(f"no sandbox or agent is called `{first}`", hint=closest)
+    if known is not None:
+        _refuse_creation_flags(known, rest, given)
+        return _with_environment(database, known, given)
+    wanted = read_wanted(paths, first, rest, given)
+    branch = _text(given.get("branch"))
+    if branch is not None:
+        return branching.found_or_made(paths, database, wanted, branch)
+    planned = creation.plan(wanted, paths)
+    again = sandboxes.find(database, planned.name)
+    if again is None:
+        return make_sandbox(context, paths, database, wanted)
+    if again.agent != first or again.mounts != planned.mounts:
+        raise sandboxes.NameTakenError(planned.name)
+    _refuse_creation_flags(again, (), {**given, "name": None})
+    return _with_environment(database, again, given)
+
+
+def make_sandbox(context: click.Context, paths: Paths, database: Database, wanted: creation.Wanted) -> Sandbox:
+    """Make the sandbox that is wanted, with a template that is there."""
+    planned = creation.plan(wanted, paths)
+    if sandboxes.find(database, planned.name) is not None:
+        raise sandboxes.NameTakenError(planned.name)
+    agreed = rootfs.settled(context, paths, wanted, planned.template)
+    return creation.make(database, paths, planned if agreed is wanted else creation.plan(agreed, paths))
+
+
+def read_wanted(paths: Paths, agent: str, paths_given: tuple[str, ...], given: dict[str, object]) -> creation.Wanted:
+    """Read what is wanted from the options given."""
+    load_agent(agent, paths.agents)
+    cpus = given.get("cpus")
+    return creation.Wanted(
+        agent=agent,
+        paths=paths_given,
+        name=_text(given.get("name")),
+        isolation=_text(given.get("isolation")) or "auto",
+        template=_text(given.get("template")),
+        cpus=cpus if isinstance(cpus, float) else None,
+        memory=_text(given.get("memory")),
+        environment=read_environment(given),
+    )
+
+
+def read_environment(given: dict[str, object]) -> tuple[tuple[str, str], ...]:
+    """Read the variables of `-e` and `--env-file`; those of `-e` win."""
+    env_file, env = given.get("env_file"), given.get("env")
+    pairs = _lines_of(Path(env_file)) if isinstance(env_file, str) else []
+    pairs += list(env) if isinstance(env, tuple) else []
+    return creation.parse_environment(pairs)
+
+
+def read_resources(texts: tuple[str, ...], effect: Effect) -> tuple[str, ...]:
+    """Read comma lists of resources, each of which can be a rule of that effect."""
+    return tuple(each for text in texts for each in parsed_resources(text, effect))
+
+
+def add_wished_rules(paths: Paths, database: Database, sandbox: Sandbox, wishes: Wishes) -> None:
+    """Add the rules of `--allow-network` and `--deny-network` that are not there from an earlier time."""
+    if not wishes.allowed and not wishes.denied:
+        return
+    known = {
+        (rule.effect, rule.resource)
+        for rule in readable_policy(paths, database).rules
+        if rule.sandbox == sandbox.name and rule.expires_at is None
+    }
+    change = None
+    for effect, wished in ((Effect.ALLOW, wishes.allowed), (Effect.DENY, wishes.denied)):
+        missing = tuple(resource for resource in wished if (effect, resource) not in known)
+        if missing:
+            change, said = add_rules(paths, database, effect, Scope(missing, sandbox.name))
+            for line in said:
+                output.say(line)
+    if change is not None and presence.look(paths.sandbox(sandbox.name)).status is Status.RUNNING:
+        say_when(paths, database, change, is_now=False)
+
+
+def _with_environment(database: Database, sandbox: Sandbox, given: dict[str, object]) -> Sandbox:
+    """Keep the variables given now, beside those given before, for every later start."""
+    fresh = dict(read_environment(given))
+    if not fresh:
+        return sandbox
+    return sandboxes.set_environment(database, sandbox.name, tuple({**dict(sandbox.environment), **fresh}.items()))
+
+
+def _refuse_creation_flags(sandbox: Sandbox, paths_given: tuple[str, ...], given: dict[str, object]) -> None:
+    flags = [flag for flag in _CREATION_FLAGS if given.get(flag)]
+    if flags or paths_given:
+        what = f"`--{flags[0].replace('_', '-')}`" if flags else "a folder"
+        raise SbxError(
+            f"`{sandbox.name}` exists already, and {what} can only be given when a sandbox is made",
+            hint=f"leave it out, or make another: `sbx run --name NAME {sandbox.agent} ...`",
+            status=EXIT_USAGE,
+        )
+
+
+def _lines_of(env_file: Path) -> list[str]:
+    try:
+        with env_file.open("rb") as file:
+            text = file.read(ENV_FILE_BYTES_MAX + 1)
+        lines = text.decode("utf-8").splitlines()
+    except OSError as error:
+        raise SbxError(f"`{env_file}` cannot be read: {error.strerror}", status=EXIT_USAGE) from error
+    except UnicodeDecodeError as error:
+        raise SbxError(f"`{env_file}` is not text in UTF-8", status=EXIT_USAGE) from error
+    if len(text) > ENV_FILE_BYTES_MAX:
+        raise SbxError(f"`{env_file}` is larger than {ENV_FILE_BYTES_MAX} bytes", status=EXIT_USAGE)
+    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -56,6 +56,31 @@ def test_an_agent_finds_the_page_that_tells_where_it_is(workshop: Workshop) -> N
     assert int(workshop.run(f"grep -c BEGIN {trust.BUNDLE}").out) > 1
 
 
+LOGIN_SHELLS = {
+    "a login shell": "bash -lc '{show}'",
+    "a login shell of another kind": "sh -lc '{show}'",
+    "a login shell in a login shell": "bash -lc \"bash -lc '{show}'\"",
+    "a login shell of an emptied environment": "env -i HOME=$HOME bash -lc '{show}'",
+    "a login of the same user": "sudo -iu agent sh -c '{show}'",
+}
+
+
+@pytest.mark.parametrize("words", LOGIN_SHELLS.values(), ids=LOGIN_SHELLS)
+def test_login_shells_keep_the_path(workshop: Workshop, words: str) -> None:
+    """Agents start their commands by login shells, which find what every other command finds, and in the same order."""
+    found = workshop.run(words.format(show="printenv PATH")).out.strip()
+    assert found == workshop.run("printenv PATH").out.strip()
+    assert found.startswith("/home/agent/.local/bin:")
+
+
+def test_login_shells_keep_a_path_that_was_given(workshop: Workshop) -> None:
+    """A PATH that the user gave is that of login shells too, and root's own is none of the agent's."""
+    given = workshop.sbx.ok("exec", "-e", "PATH=/opt/mine:/usr/bin:/bin", "tools", "bash", "-lc", "printenv PATH")
+    assert given == "/opt/mine:/usr/bin:/bin\n"
+    assert "/home/agent" not in workshop.run("bash -lc 'printenv PATH'", user="root").out
+    assert "/home/agent" not in workshop.run("sudo -i printenv PATH").out
+
+
 @pytest.mark.parametrize("tool", IN_THE_TEMPLATE.values(), ids=IN_THE_TEMPLATE)
 def test_a_tool_of_the_template(workshop: Workshop, tool: Tool) -> None:
     """It reaches what is allowed and shows a refusal for what is not, and without a variable of ours where it can."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sandhold.cell.spec import Seed, Template
 
 INSTRUCTIONS_INSIDE: Final = "/etc/sbx/AGENTS.md"
+PROFILE: Final = "/etc/profile.d/sbx.sh"
 BUNDLE_BYTES_MAX: Final = 16 * 1024 * 1024  # Mozilla's bundle is a quarter of a megabyte
 
 _HOST_BUNDLES: Final = (  # Debian and Arch, Fedora, openSUSE, Alpine
@@ -72,6 +73,16 @@ Tools trust whom the user's machine trusts, and the sandbox's own authority (`{a
 sbx itself answers. Never switch certificate checks off; a tool with a list of its own is given `{bundle}`.
 """
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PROFILE: Final = f"""\
+# A login shell, as agents start for each command: /etc/profile has just set PATH anew, and here it is again what every
+# other command in this sandbox has. SBX_PATH is missing where `sudo` or `su` has cleared the environment.
+if [ -n "${{SBX_PATH-}}" ]; then
+    PATH=$SBX_PATH
+elif [ "$(id -u)" -ne 0 ]; then
+    PATH="${{HOME-}}/.local/bin:{_SYSTEM_PATH}"
+fi
+export PATH
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,7 @@ def prepare(name: str, template: Template, authority: bytes, environ: Mapping[st
         InjectedFile(PurePosixPath("/etc/hostname"), f"{name}\n".encode()),
         InjectedFile(PurePosixPath("/etc/resolv.conf"), resolver.encode()),
         InjectedFile(PurePosixPath(INSTRUCTIONS_INSIDE), instructions(name).encode()),
+        InjectedFile(PurePosixPath(PROFILE), _PROFILE.encode()),
         *trust.injected(host, authority, own),
     )
     return Inside(files, trust.seeds(host, authority, own))
@@ -124,7 +136,8 @@ def environment(user: str, given: Mapping[str, str], terminal: str | None, sandb
     }
     if terminal is not None:
         variables["TERM"] = terminal or "xterm-256color"
-    return tuple(sorted({**variables, **given}.items()))
+    found = {**variables, **given}
+    return tuple(sorted({"SBX_PATH": found["PATH"], **found}.items()))
 
 
 def user_named(text: str) -> str:

@@ -96,3 +96,9 @@ def test_an_unknown_user_is_refused() -> None:
     """There are two."""
     with pytest.raises(SbxError, match="no user is called `nobody`"):
         inside.user_named("nobody")
+
+
+def test_a_path_that_was_given_is_the_one_of_login_shells() -> None:
+    """What login shells put back is the PATH that the command itself has, also where the user gave it."""
+    variables = dict(inside.environment("agent", {"PATH": "/mine"}, None, "lab"))
+    assert (variables["PATH"], variables["SBX_PATH"]) == ("/mine", "/mine")

@@ -37,14 +37,12 @@ class Pointing:
     """What points an agent at a model: `words` after its command line, `variables`, and `key`, the variable of its key.
 
     `{url}` stands for where the model is. `prints_results` says whether the agent prints what its tools printed.
-    `does_without` are hosts that it tries besides, that the default policy refuses, and that it does not need.
     """
 
     key: str
     words: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     prints_results: bool = True
-    does_without: frozenset[str] = frozenset()
 
 
 AGENTS: Final[Mapping[str, Pointing]] = {
@@ -73,7 +71,6 @@ AGENTS: Final[Mapping[str, Pointing]] = {
         words=("-m", "gemini-2.5-flash"),  # else it first asks a model which model to ask
         variables={"GOOGLE_GEMINI_BASE_URL": "{url}"},
         prints_results=False,
-        does_without=frozenset({"play.googleapis.com"}),  # where it reports how it is used
     ),
     "copilot": Pointing(
         key="COPILOT_PROVIDER_API_KEY",

@@ -46,7 +46,7 @@ def test_an_agent_does_what_it_is_asked(sbx: Installation, project: Path, agent:
         assert MANAGED in transcript
 
     rows = set(sbx.log(sandbox.name))
-    assert {host for decision, host, _ in rows if decision == "BLOCKED"} <= AGENTS[agent].does_without
+    assert [row for row in rows if row[0] == "BLOCKED"] == []
     assert {("ALLOWED", host, "200") for host in (INDEX, FILES, HOST_INSIDE)} <= rows
     assert sorted(sandbox.asked_of_model()) == sorted(model.heard.requests)
     assert KEY not in sandbox.everything_on_record()

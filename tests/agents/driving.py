@@ -88,6 +88,7 @@ class AgentSandbox:
     """A sandbox with an agent in it that can reach the scripted model."""
 
     sbx: Installation
+    """With the key in its user's environment."""
     name: str
     agent: str
     url: str
@@ -125,4 +126,4 @@ def open_agent_sandbox(sbx: Installation, project: Path, agent: str, model: Mode
     name = f"{agent}-lab"
     with_key.ok("create", "--name", name, *given, "-e", pointing.key, agent, ".", folder=project)
     sbx.ok("policy", "allow", "network", f"localhost:{model.port}", "--sandbox", name)
-    return AgentSandbox(sbx, name, agent, model.url)
+    return AgentSandbox(with_key, name, agent, model.url)

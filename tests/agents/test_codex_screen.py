@@ -28,7 +28,7 @@ def test_codex_at_a_terminal(sbx: Installation, project: Path) -> None:
     and leaves the terminal as it was."""
     with serve(install_httpx) as model:
         sandbox = open_agent_sandbox(sbx, project, "codex", model)
-        argv = sbx.argv("run", "codex-lab", "--", *sandbox.words)
+        argv = sandbox.sbx.argv("run", "codex-lab", "--", *sandbox.words)
         with ProgramAtScreen(argv, project, rows=40, columns=100) as codex:
             codex.wait_for("Ask Codex to do anything")
             codex.wait_for(MODEL)

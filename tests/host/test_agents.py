@@ -150,8 +150,8 @@ def test_a_file_that_broke_denies_and_says_where(lab: Installation, agents: Path
     assert "`nonsense`" in done.err
 
 
-def test_a_key_is_asked_for_and_kept(lab: Installation) -> None:
-    """Without one the user is told which; `-e NAME` gives the host's, for later runs too."""
+def test_a_key_is_asked_for_and_its_name_kept(lab: Installation) -> None:
+    """Without one the user is told which; `-e NAME` gives the host's, for later runs too, as it is then."""
     done = lab("run", "lab")
     assert "needs a key: set `TOOL_KEY` or `TOOL_TOKEN` and run `sbx run -e TOOL_KEY lab`" in done.err
     with_key = replace(lab, extra={"TOOL_TOKEN": SECRET})
@@ -159,8 +159,13 @@ def test_a_key_is_asked_for_and_kept(lab: Installation) -> None:
     with_key = replace(lab, extra={"TOOL_KEY": SECRET})
     done = with_key("run", "-e", "TOOL_KEY", "lab")
     assert ("needs a key" in done.err, f"key={len(SECRET)}" in done.out) == (False, True)
-    done = lab("run", "lab")
+    done = with_key("run", "lab")
     assert ("needs a key" in done.err, f"key={len(SECRET)}" in done.out) == (False, True)
+    assert "key=3" in replace(lab, extra={"TOOL_KEY": "new"}).ok("run", "lab")
+    done = lab("run", "lab")
+    assert ("`TOOL_KEY` is not set here" in done.err, "key=0" in done.out) == (True, True)
+    assert "key=5" in lab.ok("run", "-e", "TOOL_KEY=typed", "lab")
+    assert "key=5" in with_key.ok("run", "lab")
 
 
 def test_a_login_is_as_good_as_a_key(lab: Installation) -> None:
@@ -169,23 +174,37 @@ def test_a_login_is_as_good_as_a_key(lab: Installation) -> None:
     assert "key" not in lab("run", "lab").err
 
 
-def test_a_key_is_on_no_command_line_and_in_no_log(lab: Installation) -> None:
-    """While the agent has it, no process of the host has it among its words, and nothing that is written down has."""
+def test_a_key_is_on_no_command_line_and_in_no_file(lab: Installation) -> None:
+    """While a command has it, no process has it among its words, none but that command and who typed it has it in its
+    environment, and nothing that is written down has it."""
     with_key = replace(lab, extra={"TOOL_KEY": SECRET})
     with_key.ok("run", "-d", "-e", "TOOL_KEY", "lab")
-    with at_terminal(lab, "exec", "-it", "lab", "sh", "-c", "echo has ${#TOOL_KEY}; read line") as terminal:
+    with at_terminal(with_key, "exec", "-it", "lab", "sh", "-c", "echo has ${#TOOL_KEY}; read line") as terminal:
         terminal.expect(f"has {len(SECRET)}")
-        lines = [_bytes_of(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
-        assert [line for line in lines if SECRET.encode() in line] == []
+        assert _holding("cmdline") == []
+        assert [words for words in _holding("environ") if b"echo has" not in words] == []
         terminal.type("\n")
         terminal.wait()
     lab.ok("stop", "lab")
     shown = lab.ok("inspect", "lab") + lab.ok("logs", "lab") + json.dumps(lab.records("lab"))
     assert SECRET not in shown
     assert "TOOL_KEY" in shown
-    holding = [path.name for path in lab.state.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
-    assert {name.split("-")[0] for name in holding} == {"sandhold.db"}
+    assert [path.name for path in lab.home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
+
+
+def test_a_value_that_was_typed_is_kept_for_its_owner_alone(lab: Installation) -> None:
+    """`-e NAME=VALUE` is kept where nobody else can read, and shown nowhere."""
+    lab.ok("run", "-e", f"TOOL_KEY={SECRET}", "lab")
+    assert SECRET not in lab.ok("inspect", "lab") + lab.ok("logs", "lab") + json.dumps(lab.records("lab"))
+    holding = [path for path in lab.state.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert {path.name.split("-")[0] for path in holding} == {"sandhold.db"}
     assert {path.stat().st_mode & 0o077 for path in lab.state.glob("sandhold.db*")} == {0}
+
+
+def _holding(what: str) -> list[bytes]:
+    """Return the words of the processes that have the secret in `/proc/PID/what`."""
+    found = [path for path in Path("/proc").glob(f"[0-9]*/{what}") if SECRET.encode() in _bytes_of(path)]
+    return [_bytes_of(path.with_name("cmdline")) for path in found]
 
 
 def _bytes_of(path: Path) -> bytes:

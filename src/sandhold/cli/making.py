@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.model.sandbox import Status
 from sandhold.session import creation, presence
+from sandhold.session.variables import NO_VARIABLES, Variables, parse_variables
 from sandhold.store import sandboxes
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def creation_options(command: Callable[..., int]) -> Callable[..., int]:
             "--env",
             metavar="NAME=VALUE",
             multiple=True,
-            help="Set a variable inside; `NAME` alone takes the host's value.",
+            help="Set a variable inside; `NAME` alone takes your own value at each command, and only its name is kept.",
         ),
         click.option("--env-file", type=click.Path(dir_okay=False, exists=True), help="File of `NAME=VALUE` lines."),
         click.option("--allow-network", multiple=True, metavar="RESOURCES", help="Allow these in this sandbox."),
@@ -117,16 +119,16 @@ def read_wanted(paths: Paths, agent: str, paths_given: tuple[str, ...], given: d
         template=_text(given.get("template")),
         cpus=cpus if isinstance(cpus, float) else None,
         memory=_text(given.get("memory")),
-        environment=read_environment(given),
+        variables=read_variables(given),
     )
 
 
-def read_environment(given: dict[str, object]) -> tuple[tuple[str, str], ...]:
+def read_variables(given: dict[str, object]) -> Variables:
     """Read the variables of `-e` and `--env-file`; those of `-e` win."""
     env_file, env = given.get("env_file"), given.get("env")
     pairs = _lines_of(Path(env_file)) if isinstance(env_file, str) else []
     pairs += list(env) if isinstance(env, tuple) else []
-    return creation.parse_environment(pairs)
+    return parse_variables(pairs, os.environ)
 
 
 def read_resources(texts: tuple[str, ...], effect: Effect) -> tuple[str, ...]:
@@ -155,11 +157,12 @@ def add_wished_rules(paths: Paths, database: Database, sandbox: Sandbox, wishes:
 
 
 def _with_environment(database: Database, sandbox: Sandbox, given: dict[str, object]) -> Sandbox:
-    """Keep the variables given now, beside those given before, for every later start."""
-    fresh = dict(read_environment(given))
-    if not fresh:
+    """Keep the variables given now, beside those given before, for every later start; some by their names alone."""
+    fresh = read_variables(given)
+    if fresh == NO_VARIABLES:
         return sandbox
-    return sandboxes.set_environment(database, sandbox.name, tuple({**dict(sandbox.environment), **fresh}.items()))
+    kept = fresh.on_top_of(sandbox)
+    return sandboxes.set_environment(database, sandbox.name, kept.valued, kept.named)
 
 
 def _refuse_creation_flags(sandbox: Sandbox, paths_given: tuple[str, ...], given: dict[str, object]) -> None:

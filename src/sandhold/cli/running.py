@@ -17,20 +17,22 @@ from sandhold.cli.making import (
     creation_options,
     found_or_made,
     make_sandbox,
-    read_environment,
     read_resources,
+    read_variables,
     read_wanted,
 )
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.paths import Paths
-from sandhold.session import control, creation, inside, starting, terminal
+from sandhold.session import control, inside, starting, terminal
 from sandhold.session.login import missing_login
+from sandhold.session.variables import of_host, parse_variables, unset
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database
 
 if TYPE_CHECKING:
     from sandhold.model.sandbox import Sandbox
+    from sandhold.session.variables import Variables
 
 ATTACH_TRIES = 5  # each meets a session that is ending; a sixth in a row is no coincidence
 
@@ -91,7 +93,7 @@ def run(  # noqa: PLR0913 - a command has as many arguments as options
     try:
         if detach:
             return _run_detached(paths, sandbox)
-        return _run_agent(paths, sandbox, prompt, context.meta[_ARGUMENTS], read_environment(given))
+        return _run_agent(paths, sandbox, prompt, context.meta[_ARGUMENTS], read_variables(given))
     finally:
         branching.say_how_to_review(paths, sandbox.name)
         if remove:
@@ -140,7 +142,7 @@ def create(
     "--env",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Set a variable inside; `NAME` alone takes the host's value.",
+    help="Set a variable for this command; `NAME` alone takes your own value.",
 )
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -170,7 +172,7 @@ def execute(  # noqa: PLR0913 - a command has as many arguments as options
     with closing(open_database(paths.database)) as database:
         sandbox = sandboxes.get(database, name)
     rootfs.make_sure(paths, sandbox.template)
-    environment = creation.parse_environment(env)
+    environment = _variables_for(sandbox, parse_variables(env, os.environ))
     argv = command[1:] if command[0] == "--" else command
     if not argv:
         raise SbxError("`sbx exec` needs COMMAND...", hint="`sbx exec --help` shows how it is used", status=EXIT_USAGE)
@@ -183,7 +185,7 @@ def _run_agent(
     sandbox: Sandbox,
     prompt: str | None,
     arguments: tuple[str, ...],
-    environment: tuple[tuple[str, str], ...],
+    given: Variables,
 ) -> int:
     """Run the agent in front of the user, or with a prompt for that one thing, without input."""
     rootfs.make_sure(paths, sandbox.template)
@@ -191,12 +193,21 @@ def _run_agent(
     argv = None if prompt is None else agent.headless_command(prompt)
     if argv == ():
         raise SbxError(f"`{agent.name}` has no way to do one thing and end (`headless` in its file)", status=EXIT_USAGE)
+    environment = _variables_for(sandbox, given)
     missing = missing_login(paths, sandbox, agent, dict(environment), os.environ)
     if missing is not None:
         output.hint(missing)
     at_terminal = prompt is None and terminal.has_terminal()
     request = _start_request(argv, arguments, environment, "agent", folder=None, wants_terminal=at_terminal)
     return _attach(paths, sandbox, request, wants_input=prompt is None)
+
+
+def _variables_for(sandbox: Sandbox, given: Variables) -> tuple[tuple[str, str], ...]:
+    """Return what a command gets beside what is kept with a value: the host's by their names, then what was given now.
+    Says which of the host's are not set here."""
+    for name in unset(given.on_top_of(sandbox).named, os.environ):
+        output.warn(f"`{name}` is not set here, and `{sandbox.name}` was made to get it from you: it goes without")
+    return (*of_host(sandbox.host_variables, os.environ), *given.values(os.environ))
 
 
 def _run_detached(paths: Paths, sandbox: Sandbox) -> int:

@@ -143,7 +143,7 @@ def inspect(name: str) -> int:
     facts = _facts(sandbox, presence.look(paths.sandbox(name)), current)
     facts |= {
         "limits": {"cpus": sandbox.limits.cpus, "memory": sandbox.limits.memory, "pids": sandbox.limits.pids},
-        "environment": [variable for variable, _ in sandbox.environment],
+        "environment": [variable for variable, _ in sandbox.environment] + [*sandbox.host_variables],
         "created_at": _moment(sandbox.created_at),
         "folder": str(paths.sandbox(name)),
         "trail": str(paths.trail(name)),

@@ -50,7 +50,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A sandbox as it was created. `created_at` is in seconds since the epoch; `environment` is what `-e` gave.
+    """A sandbox as it was created. `created_at` is in seconds since the epoch; `environment` is what `-e` gave
+    with a value, `host_variables` names what each command inside gets from the environment of whoever starts it.
 
     `slot` numbers sandboxes of one installation for good: ranges of user ids are cut by it. The first mount is the
     workspace.
@@ -65,6 +66,7 @@ class Sandbox:
     environment: tuple[tuple[str, str], ...]
     slot: int
     created_at: float
+    host_variables: tuple[str, ...] = ()
 
     @property
     def workspace(self) -> str:

@@ -13,6 +13,7 @@ from sandhold.agents.definitions import agent_names, load_agent
 from sandhold.cell.templates import DEBIAN_TEMPLATE
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox, is_sandbox_name
+from sandhold.session.variables import NO_VARIABLES, Variables
 from sandhold.store import sandboxes
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Wanted:
     template: str | None = None
     cpus: float | None = None
     memory: str | None = None
-    environment: tuple[tuple[str, str], ...] = ()
+    variables: Variables = NO_VARIABLES
 
 
 def default_name(agent: str, folder: Path) -> str:
@@ -90,9 +91,10 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
         template=wanted.template or template_of(load_agent(wanted.agent, paths.agents)),
         mounts=mounts,
         limits=limits(wanted.cpus, wanted.memory),
-        environment=wanted.environment,
+        environment=wanted.variables.valued,
         slot=0,
         created_at=time.time(),
+        host_variables=wanted.variables.named,
     )
 
 
@@ -149,23 +151,6 @@ def parse_mounts(texts: Sequence[str], paths: Paths) -> tuple[Mount, ...]:
             raise SbxError(f"`{mount.path}` is named twice", status=EXIT_USAGE)
         mounts.append(mount)
     return tuple(mounts)
-
-
-def parse_environment(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Read `NAME=VALUE`, or `NAME` for the value it has on the host.
-
-    Raises:
-        SbxError: when a name is none, or has no value on the host.
-    """
-    variables: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise SbxError(f"`{text}` is no variable", hint="write `NAME=VALUE`, or `NAME` alone", status=EXIT_USAGE)
-        if not equals and name not in os.environ:
-            raise SbxError(f"the variable `{name}` is not set here", hint=f"write `{name}=VALUE`", status=EXIT_USAGE)
-        variables[name] = value if equals else os.environ[name]
-    return tuple(variables.items())
 
 
 def _folder(text: str, paths: Paths) -> PurePosixPath:

@@ -26,7 +26,7 @@ def missing_login(
 
     `environment` is what this run gives beside the sandbox's own; `host` is the user's, looked at for names alone.
     """
-    given = {*dict(sandbox.environment), *dict(agent.environment), *environment}
+    given = {*dict(sandbox.environment), *sandbox.host_variables, *dict(agent.environment), *environment}
     if not agent.keys or given.intersection(agent.keys) or _has_login(paths, sandbox, agent):
         return None
     on_host = next((key for key in agent.keys if host.get(key)), None)

@@ -61,7 +61,7 @@ def add(database: Database, sandbox: Sandbox) -> Sandbox:
         sandbox.limits.cpus,
         sandbox.limits.memory,
         sandbox.limits.pids,
-        json.dumps(sandbox.environment),  # ASCII: bytes of argv that are no UTF-8 come back as they went in
+        _written(sandbox.environment, sandbox.host_variables),
         sandbox.created_at,
     )
     try:
@@ -100,14 +100,17 @@ def list_all(database: Database) -> tuple[Sandbox, ...]:
     return tuple(map(_sandbox, rows))
 
 
-def set_environment(database: Database, name: str, environment: tuple[tuple[str, str], ...]) -> Sandbox:
+def set_environment(
+    database: Database, name: str, environment: tuple[tuple[str, str], ...], host_variables: tuple[str, ...] = ()
+) -> Sandbox:
     """Give a sandbox these variables from its next start on, in place of those it had; returns it as it is now.
 
     Raises:
         UnknownSandboxError: when there is none.
     """
     with transaction(database):
-        database.execute("UPDATE sandboxes SET environment = ? WHERE name = ?", (json.dumps(environment), name))
+        row = (_written(environment, host_variables), name)
+        database.execute("UPDATE sandboxes SET environment = ? WHERE name = ?", row)
     return get(database, name)
 
 
@@ -122,8 +125,17 @@ def remove(database: Database, name: str) -> None:
         database.execute("DELETE FROM sandboxes WHERE name = ?", (name,))
 
 
+def _written(environment: tuple[tuple[str, str], ...], host_variables: tuple[str, ...]) -> str:
+    """Return both kinds of variables as one text; one of the host's has no value in it.
+
+    It is ASCII: bytes of argv that are no UTF-8 come back as they went in.
+    """
+    return json.dumps([*environment, *((name, None) for name in host_variables)])
+
+
 def _sandbox(row: _Row) -> Sandbox:
     slot, name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at = row
+    variables = json.loads(environment)
     return Sandbox(
         name=name,
         agent=agent,
@@ -131,7 +143,8 @@ def _sandbox(row: _Row) -> Sandbox:
         template=template,
         mounts=tuple(Mount(PurePosixPath(path), is_read_only) for path, is_read_only in json.loads(mounts)),
         limits=Limits(cpus, memory, pids),
-        environment=tuple((variable, value) for variable, value in json.loads(environment)),
+        environment=tuple((variable, value) for variable, value in variables if value is not None),
         slot=slot,
         created_at=created_at,
+        host_variables=tuple(variable for variable, value in variables if value is None),
     )

@@ -8,7 +8,7 @@ import pytest
 
 from sandhold.errors import SbxError
 from sandhold.paths import Paths
-from sandhold.session.creation import Wanted, default_name, parse_environment, parse_mounts, plan
+from sandhold.session.creation import Wanted, default_name, parse_mounts, plan
 
 
 def test_our_own_files_behind_a_link(tmp_path: Path) -> None:
@@ -59,10 +59,3 @@ def test_the_system_is_no_workspace(tmp_path: Path, folder: str) -> None:
         pytest.skip(f"this host has no {folder}")
     with pytest.raises(SbxError, match=r"system|own files"):
         parse_mounts([folder], Paths(tmp_path / "s", tmp_path / "d", tmp_path / "c"))
-
-
-def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`NAME=VALUE` is taken as it is, also with more signs; `NAME` takes the host's value; the last one wins."""
-    monkeypatch.setenv("SBX_TEST", "from the host")
-    given = parse_environment(["A=1", "B=x=y", "SBX_TEST", "A=2"])
-    assert dict(given) == {"A": "2", "B": "x=y", "SBX_TEST": "from the host"}

@@ -33,6 +33,7 @@ LAB = Sandbox(
     environment=(("TOKEN", "a=b\nc"), ("BYTES", "\udcff"), ("EMPTY", ""), ("TOKEN", "again")),
     slot=0,
     created_at=NOON + 0.25,
+    host_variables=("KEY", "OTHER_KEY"),
 )
 
 
@@ -44,7 +45,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 ROUND_TRIPS = {
     "everything given": LAB,
-    "nothing limited, no environment": replace(LAB, limits=Limits(None, None, 1), environment=()),
+    "nothing limited, no environment": replace(LAB, limits=Limits(None, None, 1), environment=(), host_variables=()),
     "a micro virtual machine": replace(LAB, isolation=Isolation.MICROVM),
     "a path with spaces and other scripts": replace(
         LAB, mounts=(Mount(PurePosixPath("/a b/\u00e9"), is_read_only=True),)
@@ -126,8 +127,12 @@ def test_variables_are_replaced_whole(database: Database) -> None:
     """The new ones are all there is, of that sandbox alone; there must be one."""
     added = sandboxes.add(database, LAB)
     other = sandboxes.add(database, replace(LAB, name="other"))
-    changed = sandboxes.set_environment(database, "lab", (("TOKEN", "b"),))
-    assert changed == replace(added, environment=(("TOKEN", "b"),)) == sandboxes.get(database, "lab")
+    changed = sandboxes.set_environment(database, "lab", (("TOKEN", "b"),), ("KEY",))
+    assert (
+        changed
+        == replace(added, environment=(("TOKEN", "b"),), host_variables=("KEY",))
+        == sandboxes.get(database, "lab")
+    )
     assert sandboxes.get(database, "other") == other
     with pytest.raises(sandboxes.UnknownSandboxError):
         sandboxes.set_environment(database, "nosuch", ())

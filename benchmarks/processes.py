@@ -1,0 +1,134 @@
+"""What a process costs, asked of the kernel from outside, and starting and ending those that are measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+START_TIMEOUT_S: Final = 30.0  # the slowest peer takes two on a quiet machine
+END_TIMEOUT_S: Final = 10.0  # between SIGTERM and SIGKILL
+SETTLE_STEP_S: Final = 0.05
+SETTLE_TIMEOUT_S: Final = 3.0  # logs and closings that trail behind a load
+IDLE_SHARE: Final = 0.1  # below this share of a processor a process is not working on the load any more
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED: Final = 2  # linux/posix-timers_types.h: the clock of a process, all its threads, also ended ones
+
+
+class NotMeasuredError(Exception):
+    """A subject cannot be measured; the text is the reason that the report gives."""
+
+
+def tree(pids: Iterable[int]) -> list[int]:
+    """Return these processes and all that descend from them."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found: list[int] = []
+    waiting = list(pids)
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting += children.get(pid, [])
+    return found
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Return the processor time of processes, of what descends from them, and of children of theirs that ended.
+
+    Nanoseconds from the kernel's per-process clock (clock_getcpuclockid(3)); ended children in ticks (proc(5)).
+    """
+    total = 0.0
+    for pid in tree(pids):
+        with contextlib.suppress(OSError):
+            total += time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[13]) + int(fields[14])) / _TICKS
+    return total
+
+
+def settled_cpu_seconds(pids: Sequence[int]) -> float:
+    """Return the same once they have stopped working, so that what trails behind a load is counted with it."""
+    before = cpu_seconds(pids)
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while time.monotonic() < deadline:
+        time.sleep(SETTLE_STEP_S)
+        after = cpu_seconds(pids)
+        if after - before < IDLE_SHARE * SETTLE_STEP_S:
+            return after
+        before = after
+    return before
+
+
+def pss_bytes(pids: Iterable[int]) -> int:
+    """Return the proportional set size: memory of their own plus their part of what they share (proc(5))."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+@contextlib.contextmanager
+def running(
+    argv: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Keep a program running for the length of a `with`; what it says goes into `log`."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd=folder, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that descends from it: asked first, then killed."""
+    family = tree([process.pid])
+    process.terminate()
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pid in family[1:]:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    if process.stdin is not None:
+        process.stdin.close()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def wait_listening(address: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until somebody listens there.
+
+    Raises:
+        NotMeasuredError: when nobody does in time, or the process ended.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+            return
+        select.select([], [], [], 0.02)
+    said = log.read_text("utf-8", "replace").strip().splitlines()[-3:]
+    raise NotMeasuredError(f"does not listen: {' / '.join(said) or 'no word'}")

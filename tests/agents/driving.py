@@ -123,6 +123,8 @@ def open_agent_sandbox(sbx: Installation, project: Path, agent: str, model: Mode
     variables = {name: value.replace("{url}", model.url) for name, value in pointing.variables.items()}
     given = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
     with_key = dataclasses.replace(sbx, extra={**sbx.extra, pointing.key: KEY})
+    if any(each["name"] == agent and each["outdated"] for each in json.loads(sbx.ok("template", "ls", "--json"))):
+        sbx.ok("template", "build", agent)  # kept from a run before its file changed
     name = f"{agent}-lab"
     with_key.ok("create", "--name", name, *given, "-e", pointing.key, agent, ".", folder=project)
     sbx.ok("policy", "allow", "network", f"localhost:{model.port}", "--sandbox", name)

@@ -56,6 +56,33 @@ def test_a_template_is_built_on_first_use_and_shared(tool: Installation, project
     assert tool.ok("exec", "-u", "root", "two", "ls", "-A", "/root").split() == [".bashrc", ".profile"]
 
 
+def test_a_template_that_is_older_than_its_file_says_so(tool: Installation, project: Path) -> None:
+    """Once the file says another version, runs and the list say so, and a build without a flag follows the file."""
+    folder = tool.home / "config" / "sandhold" / "agents"
+    assert "outdated" not in tool("run", "--name", "one", TOOL, str(project)).err
+    assert "exists" in tool("template", "build", TOOL).err
+    (folder / f"{TOOL}.toml").write_text(OWN.replace("4.2.3", "4.2.2"))
+    done = tool("run", "one")
+    assert f"the template `{TOOL}` is outdated: its agent's file says `npm string-width@4.2.2` now" in done.err
+    assert f"`sbx template build {TOOL}`" in done.err
+    listed = tool("template", "ls")
+    assert [line.split()[-1] for line in listed.out.splitlines() if line.startswith(TOOL)] == ["outdated"]
+    assert f"`sbx template build {TOOL}`" in listed.err
+    tool.ok("template", "build", TOOL)
+    done = tool("exec", "one", "grep", '"version"', "/usr/local/lib/node_modules/string-width/package.json")
+    assert "4.2.2" in done.out
+    assert "outdated" not in done.err + tool.ok("template", "ls")
+
+
+def test_a_file_that_broke_does_not_hide_the_list(tool: Installation, project: Path) -> None:
+    """What cannot be compared is shown as outdated, with the line that is wrong."""
+    tool.ok("run", "--name", "one", TOOL, str(project))
+    (tool.home / "config" / "sandhold" / "agents" / f"{TOOL}.toml").write_text(OWN + "nonsense = 1\n")
+    listed = tool("template", "ls")
+    assert [line.split()[-1] for line in listed.out.splitlines() if line.startswith(TOOL)] == ["outdated"]
+    assert "`nonsense`" in listed.err
+
+
 def test_a_policy_that_denies_the_registry_denies_the_build(tool: Installation, project: Path) -> None:
     """The user's policy holds while a template is built; nothing is left of it, but the trail and what failed."""
     tool.ok("policy", "init", "deny-all")

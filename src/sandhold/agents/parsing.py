@@ -70,6 +70,16 @@ class Recipe:
     node: str | None
     apt: tuple[str, ...]
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All of it, a line each, by which a template can tell whether it was built from this very recipe."""
+        return (
+            *(f"npm {package}" for package in self.npm),
+            *(f"scripts of {package}" for package in self.scripts),
+            *([] if self.node is None else [f"node {self.node}"]),
+            *(f"apt {package}" for package in self.apt),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Agent:

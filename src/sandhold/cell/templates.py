@@ -46,7 +46,8 @@ DESCRIPTION_BYTES_MAX: Final = 65_536  # a page of package names; more is no des
 class Description:
     """What a template is: `built_at` in seconds since the epoch, `size` in bytes on disk; None for the host.
 
-    `base` is the template that a layer lies over, and `base_built_at` when that one was built.
+    `base` is the template that a layer lies over, and `base_built_at` when that one was built. `made_from` has the
+    parts of an agent's recipe, `packages` what they led to.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Description:
     packages: tuple[str, ...] = ()
     base: str | None = None
     base_built_at: float | None = None
+    made_from: tuple[str, ...] = ()
 
 
 HOST_DESCRIPTION: Final = Description(HOST_TEMPLATE, TemplateKind.HOST)
@@ -86,7 +88,7 @@ def find_template(folder: Path, name: str, *, above: int = 0) -> Template:
     if base is None or base.built_at != description.base_built_at or above >= LAYERS_MAX:
         raise SbxError(
             f"template `{name}` lies over a `{description.base}` that is gone",
-            hint=f"`sbx template build --pull {name}` makes an agent's again; one that was saved has lost its ground",
+            hint=f"`sbx template build {name}` makes an agent's again; one that was saved has lost its ground",
         )
     below = find_template(folder, base.name, above=above + 1)
     return Template(TemplateKind.DIRECTORY, below.root, (folder / name / LAYER, *below.layers))
@@ -253,6 +255,7 @@ def _describe(folder: Path, name: str) -> Description | None:
             packages=tuple(str(package) for package in fields["packages"]),
             base=_base_name(fields["base"]) if is_layer else None,
             base_built_at=float(fields["base_built_at"]) if is_layer else None,
+            made_from=tuple(str(part) for part in fields.get("made_from", ())),
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None

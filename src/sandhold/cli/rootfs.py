@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cli import output
 from sandhold.cli.asking import agrees, may_ask
 from sandhold.errors import SbxError
-from sandhold.session.templates import ensure_template
+from sandhold.session.templates import ensure_template, outdated
 
 if TYPE_CHECKING:
     import click
@@ -37,6 +37,14 @@ def make_sure(paths: Paths, template: str) -> None:
         ) from error
     finally:
         output.end_progress()
+
+
+def say_outdated(paths: Paths, template: str) -> None:
+    """Say that an agent's template is not what its file describes now, and how to have that."""
+    why = outdated(paths, template)
+    if why is not None:
+        output.warn(output.safe(f"the template `{template}` is outdated: {why}"))
+        output.hint(f"`sbx template build {template}` makes it anew; what was installed in a sandbox stays in it")
 
 
 def settled(context: click.Context, paths: Paths, wanted: Wanted, template: str) -> Wanted:

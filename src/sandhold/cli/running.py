@@ -270,6 +270,8 @@ def _reach(paths: Paths, sandbox: Sandbox) -> starting.Reached:
         output.warn(
             f"the session of `{sandbox.name}` before this one was killed; its open connections are on record as lost"
         )
+    if reached.was_started:
+        rootfs.say_outdated(paths, sandbox.template)
     if reached.was_started and sys.stderr.isatty():
         for note in starting.notes(paths, sandbox.name):
             output.hint(note)

@@ -28,10 +28,15 @@ def template() -> None:
 @template.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
-    """List templates."""
-    found = templates.list_templates(Paths.from_environment(os.environ))
+    """List templates.
+
+    STATE is `outdated` where an agent's file says otherwise now; `sbx template build NAME` makes that one anew.
+    """
+    paths = Paths.from_environment(os.environ)
+    found = templates.list_templates(paths)
+    reasons = {each.name: _why_outdated(paths, each.name) for each in found}
     if as_json:
-        output.show_json([asdict(each) for each in found])
+        output.show_json([asdict(each) | {"outdated": reasons[each.name]} for each in found])
         return 0
     rows = [
         (
@@ -40,11 +45,23 @@ def ls(as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
             each.suite or "-",
             f"{each.size // _MIB} MiB" if each.size is not None else "-",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(each.built_at)) if each.built_at is not None else "-",
+            "ready" if reasons[each.name] is None else "outdated",
         )
         for each in found
     ]
-    output.table(("NAME", "KIND", "SUITE", "SIZE", "BUILT"), rows)
+    output.table(("NAME", "KIND", "SUITE", "SIZE", "BUILT", "STATE"), rows)
+    for name, reason in reasons.items():
+        if reason is not None:
+            output.hint(output.safe(f"`{name}`: {reason}; `sbx template build {name}` makes it anew"))
     return 0
+
+
+def _why_outdated(paths: Paths, name: str) -> str | None:
+    """Return why a template is outdated; a file that cannot be read is a reason too, and no end of the list."""
+    try:
+        return templates.outdated(paths, name)
+    except SbxError as error:
+        return error.message
 
 
 @template.command()

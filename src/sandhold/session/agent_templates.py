@@ -47,21 +47,21 @@ _QUIET: Final = "--no-audit --no-fund --no-update-notifier --loglevel=error"
 
 
 def build_agent_template(
-    paths: Paths, agent: Agent, environ: Mapping[str, str], show: Callable[[str], None], *, pull: bool
+    paths: Paths, agent: Agent, environ: Mapping[str, str], show: Callable[[str], None], *, pull: bool, replaces: bool
 ) -> Description:
     """Build the template of an agent over the base template, which must be there.
 
-    With `pull`, its packages are installed in their newest versions and not in those its file pins, and a template that
-    is there already is replaced.
+    With `pull`, its packages are installed in their newest versions and not in those its file pins; with `replaces`, a
+    template that is there already is replaced.
 
     Raises:
-        SbxError: when it exists (without `pull`), is in use, or cannot be installed.
+        SbxError: when it exists (without `replaces`), is in use, or cannot be installed.
     """
     assert agent.recipe is not None, "an agent without a recipe starts from the base"
     base = _base(paths)
     name = f"build-{agent.name}"
     with templates.building(paths.templates, agent.name) as place, closing(open_database(paths.database)) as database:
-        _refuse_existing(paths, database, agent.name, pull=pull)
+        _refuse_existing(paths, database, agent.name, replaces=replaces)
         show(f"building the template `{agent.name}`, once; this takes a minute or two")
         sandbox = _open_sandbox(paths, database, name)
         try:
@@ -72,7 +72,7 @@ def build_agent_template(
         finally:
             starting.stop(paths, name, policies.actor())
             remove_sandbox(paths, database, name)
-        _refuse_existing(paths, database, agent.name, pull=pull)
+        _refuse_existing(paths, database, agent.name, replaces=replaces)
         description = Description(
             name=agent.name,
             kind=TemplateKind.LAYER,
@@ -82,6 +82,7 @@ def build_agent_template(
             packages=(*agent.recipe.apt, *installed),
             base=base.name,
             base_built_at=base.built_at,
+            made_from=agent.recipe.parts,
         )
         templates.publish(place, description)
     return description
@@ -120,10 +121,10 @@ def _base(paths: Paths) -> Description:
     return base
 
 
-def _refuse_existing(paths: Paths, database: Database, name: str, *, pull: bool) -> None:
+def _refuse_existing(paths: Paths, database: Database, name: str, *, replaces: bool) -> None:
     if not (paths.templates / name).exists():
         return
-    if not pull:
+    if not replaces:
         raise SbxError(
             f"template `{name}` exists", hint=f"`sbx template build --pull {name}` makes it anew, with newer versions"
         )

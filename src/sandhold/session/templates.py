@@ -32,7 +32,8 @@ def ensure_template(paths: Paths, name: str, now: float, show: Callable[[str], N
 def build(paths: Paths, name: str, now: float, show: Callable[[str], None], *, pull: bool = False) -> Description:
     """Build a template, telling `show` what is happening; that of an agent builds the base too where it is missing.
 
-    With `pull` the template of an agent is made anew with the newest versions of its packages.
+    With `pull` the template of an agent is made anew with the newest versions of its packages; one that is outdated is
+    made anew in any case.
 
     Raises:
         SbxError: when it cannot be built.
@@ -43,7 +44,8 @@ def build(paths: Paths, name: str, now: float, show: Callable[[str], None], *, p
         from sandhold.session.agent_templates import build_agent_template  # noqa: PLC0415
 
         ensure_template(paths, templates.DEBIAN_TEMPLATE, now, show)
-        return build_agent_template(paths, agent, os.environ, show, pull=pull)
+        replaces = pull or outdated(paths, name) is not None
+        return build_agent_template(paths, agent, os.environ, show, pull=pull, replaces=replaces)
     show(f"building the template `{name}`, once; this takes about a minute")
     return templates.build_template(
         paths.templates,
@@ -58,6 +60,30 @@ def list_templates(paths: Paths) -> tuple[Description, ...]:
     return templates.list_templates(paths.templates)
 
 
+def outdated(paths: Paths, name: str) -> str | None:
+    """Return why the template of an agent is not what a build would make now; None when it is, or is none of an agent.
+
+    Raises:
+        SbxError: when the agent's file cannot be read.
+    """
+    agent = _agent(paths, name)
+    found = {description.name: description for description in templates.list_templates(paths.templates)}
+    description = found.get(name)
+    if agent is None or agent.recipe is None or description is None:
+        return None
+    base = found.get(description.base or "")
+    if base is None or base.built_at != description.base_built_at:
+        return f"the `{description.base}` that it lies over is gone"
+    if not description.made_from:
+        return "it does not say what it was made from"
+    wanted, used = agent.recipe.parts, description.made_from
+    if missing := [part for part in wanted if part not in used]:
+        return f"its agent's file says {_quoted(missing)} now"
+    if surplus := [part for part in used if part not in wanted]:
+        return f"its agent's file no longer says {_quoted(surplus)}"
+    return None
+
+
 def remove(paths: Paths, name: str) -> None:
     """Delete a template.
 
@@ -65,6 +91,10 @@ def remove(paths: Paths, name: str) -> None:
         SbxError: when there is none, or it cannot be deleted.
     """
     templates.remove_template(paths.templates, name)
+
+
+def _quoted(parts: list[str]) -> str:
+    return ", ".join(f"`{part}`" for part in parts)
 
 
 def _agent(paths: Paths, name: str) -> Agent | None:

@@ -119,7 +119,7 @@ def test_a_layer_without_its_base_is_not_started_from(description: Mapping[str, 
     _make_layer(tmp_path, description)
     with pytest.raises(SbxError, match="that is gone") as caught:
         templates.find_template(tmp_path, "tool")
-    assert "`sbx template build --pull tool`" in str(caught.value.hint)
+    assert "`sbx template build tool`" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("base", ["..", "../debian", "", 5, None])

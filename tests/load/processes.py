@@ -1,0 +1,92 @@
+"""What the processes of one running sandbox use, as the kernel counts it (proc(5))."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.installation import Installation
+
+SESSION: Final = "session"
+EGRESS: Final = "egress"
+LAUNCHER: Final = "launcher"
+FIRST: Final = "process 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What one process uses: memory in KiB, open descriptors, threads.
+
+    `pss_kib` is its proportional share, which also moves when other programs come and go that map the same files;
+    `anonymous_kib` is what it has written itself and nobody else moves.
+    """
+
+    pss_kib: int
+    anonymous_kib: int
+    descriptors: int
+    threads: int
+
+
+def parts(sbx: Installation, name: str) -> Mapping[str, int]:
+    """Return the host-side processes of a running sandbox by what they are; empty when it does not run."""
+    try:
+        marker = json.loads((sbx.state / "sandboxes" / name / "session.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    session = int(marker["pid"])
+    found = {SESSION: session}
+    for child in children(session):
+        words = command_line(child)
+        if b"sandhold.session.egress_process" in words:
+            found[EGRESS] = child
+        elif b"sandhold.cell.launch" in words:
+            found[LAUNCHER] = child
+            found |= {FIRST: first for first in children(child)[:1]}
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process started, and those that they started."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def command_line(pid: int) -> bytes:
+    """Return the words of a process, empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def is_gone(pid: int) -> bool:
+    """Whether no process has that number, or only one that its parent has not looked after yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except OSError:
+        return True
+
+
+def use_of(pid: int) -> Use:
+    """Return what a process uses now.
+
+    Raises:
+        OSError: when it is gone.
+    """
+    folder = Path(f"/proc/{pid}")
+    lines = (folder / "smaps_rollup").read_text().splitlines()[1:]
+    sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    descriptors, threads = (len(list((folder / what).iterdir())) for what in ("fd", "task"))
+    return Use(sizes["Pss"], sizes["Anonymous"], descriptors, threads)

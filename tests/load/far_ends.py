@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socketserver
-import ssl
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable
 
 BLOCK_BYTES: Final = 65536
 SILENCE_S: Final = 120.0  # a far end that hears nothing for so long hangs up
-
-Talk = "Callable[[socket.socket, Callable[[bytes], None]], None]"
 
 
 class FarEnds:
@@ -29,7 +27,7 @@ class FarEnds:
         self.accepted: Counter[int] = Counter()
         self.heard: Counter[int] = Counter()
         self._on_accept = on_accept
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._servers: list[_Server] = []
 
     def __enter__(self) -> Self:
@@ -49,13 +47,13 @@ class FarEnds:
 
     def note_accepted(self, port: int) -> None:
         """Count a connection."""
-        with self._lock:
+        with self.lock:
             self.accepted[port] += 1
             self._on_accept(port)
 
     def note_heard(self, port: int, count: int) -> None:
         """Count bytes."""
-        with self._lock:
+        with self.lock:
             self.heard[port] += count
 
 

@@ -46,7 +46,7 @@ def parts(sbx: Installation, name: str) -> Mapping[str, int]:
             found[EGRESS] = child
         elif b"sandhold.cell.launch" in words:
             found[LAUNCHER] = child
-            found |= {FIRST: first for first in children(child)[:1]}
+            found |= dict(zip((FIRST,), children(child), strict=False))
     return found
 
 

@@ -106,7 +106,7 @@ def _run(run: Soak, samples: Path | None) -> list[str]:
     run.sbx.ok("create", "--template", "host", "--name", NAME, "shell", ".", folder=run.project)
     run.sbx.ok("policy", "allow", "network", allowed)
     run.sbx.ok("run", "-d", NAME)
-    orders = {"ports": run.ports, "pace_s": run.pace_s, "seen": str(run.project / "seen.jsonl")}
+    orders = {"clients": [run.ports], "pace_s": run.pace_s, "seen": str(run.project / "seen.jsonl")}
     client = run.sbx.start("exec", NAME, "python3", str(run.project / INSIDE.name), json.dumps(orders))
     try:
         parts = processes.parts(run.sbx, NAME)
@@ -202,7 +202,8 @@ def _growth(run: Soak) -> list[str]:
 def is_flat(grown_kib: float, descriptors: int, threads: int) -> bool:
     """Whether what one process uses did not grow from the first third (after the warm-up) to the last.
 
-    Memory that it wrote itself, by medians: one busy moment is not growth. Descriptors and threads by the busiest moments.
+    Memory that it wrote itself, by medians: one busy moment is not growth. Descriptors and threads by the busiest
+    moments.
     """
     return grown_kib <= GROWTH_KIB_MAX and descriptors <= DESCRIPTORS_MAX and threads <= 2
 

@@ -54,7 +54,7 @@ class Why(StrEnum):
     CLOSED_BY_POLICY = "closed_by_policy"
     SESSION_ENDED = "session-ended"
     LOST = "lost"
-    """The session was killed; the record was written by the next one."""
+    """Egress or the session was killed; whoever came next wrote the record, and how much was sent is not known."""
 
 
 @dataclass(frozen=True, slots=True)

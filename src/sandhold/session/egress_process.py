@@ -113,10 +113,13 @@ class EgressProcess:
             return None
         return Switched(Generation(message["applied"]), message.get("cut", 0))
 
-    def stop(self) -> None:
-        """Cut every connection, wait until their ends are on record, and end the process. May be called again."""
+    def stop(self) -> bool:
+        """Cut every connection, wait until their ends are on record, and end the process. May be called again.
+
+        Returns whether egress said that it has stopped: otherwise connections may be without an end on record.
+        """
         if self._link.fileno() < 0:
-            return
+            return False
         self._send({"stop": True})
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while (message := self._receive(deadline - time.monotonic())) is not None and "stopped" not in message:
@@ -127,6 +130,7 @@ class EgressProcess:
         except TimeoutError:
             self._child.kill()
             self._child.wait(STOP_TIMEOUT_S)
+        return message is not None
 
     def _send(self, message: Mapping[str, bool]) -> None:
         try:

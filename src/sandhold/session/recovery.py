@@ -1,4 +1,5 @@
-"""What a killed session left behind, put in order by the next command that comes along.
+"""What a killed session left behind, put in order by the next command that comes along; and what a killed egress did,
+put in order by its session.
 
 Its processes and its network went with it (the kernel saw to that); what is left is records without an end, a marker,
 and perhaps an empty control group.
@@ -32,12 +33,18 @@ def recover(folder: Path, trail_path: Path, name: str, marker: Marker) -> int:
     Raises:
         OSError: when the trail cannot be written; the marker stays, and the next command tries again.
     """
-    open_events = unclosed(read_backwards(trail_path), marker.session)
-    ends: list[Event] = [Closed(event, None, 0, 0, 0.0, Why.LOST) for event in open_events]
+    ends = ends_of_lost(trail_path, marker.session)
+    count = len(ends)
     newest = next(islice(read_backwards(trail_path), 1), None)
     if newest is None or newest.kind != "session-stopped":
         ends.append(SessionStopped(new_event_id(CLOCK.now()), "lost"))
     with Trail.open(trail_path, name, marker.session, CLOCK) as trail:
         trail.append(ends)
     presence.remove_marker(folder)
-    return len(open_events)
+    return count
+
+
+def ends_of_lost(trail_path: Path, session: str) -> list[Event]:
+    """Return an end for each connection and request that a session allowed and that has none on record."""
+    open_events = unclosed(read_backwards(trail_path), session)
+    return [Closed(event, None, 0, 0, 0.0, Why.LOST) for event in open_events]

@@ -32,7 +32,7 @@ from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.egress_process import EgressError, EgressProcess
 from sandhold.session.furnishing import furnish
 from sandhold.session.policies import CLOCK, actor
-from sandhold.session.recovery import recover
+from sandhold.session.recovery import ends_of_lost, recover
 from sandhold.session.serving import Serving, serve
 from sandhold.store import sandboxes
 from sandhold.store.audit import Trail
@@ -101,10 +101,11 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
         try:
             serve(serving, wake)
         finally:
-            egress.stop()
+            is_complete = egress.stop()
             drops.record()
             cell.kill()
-            _stopped(paths, folder, trail, serving)
+            lost = [] if is_complete else ends_of_lost(paths.trail(name), session)
+            _stopped(paths, folder, trail, serving, lost)
 
 
 class DropCounter:
@@ -218,11 +219,12 @@ def _switched(folder: Path, trail: Trail, session: str, before: Generation, afte
         print_log(f"the switch to generation {after} could not be recorded: {error}")
 
 
-def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving) -> None:
-    """Put the end on record and let go of the marker; without the record, the next command finds the sandbox lost."""
+def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving, lost: list[Event]) -> None:
+    """Put the end on record, behind what egress left open, and let go of the marker; without the record, the next
+    command finds the sandbox lost."""
     reason = serving.ended or "crashed"
     try:
-        trail.append([SessionStopped(new_event_id(CLOCK.now()), reason, serving.actor)])
+        trail.append([*lost, SessionStopped(new_event_id(CLOCK.now()), reason, serving.actor)])
     except OSError as error:
         print_log(f"the end of the session could not be recorded: {error}")
         return

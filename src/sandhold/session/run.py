@@ -104,8 +104,8 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
             is_complete = egress.stop()
             drops.record()
             cell.kill()
-            lost = [] if is_complete else ends_of_lost(paths.trail(name), session)
-            _stopped(paths, folder, trail, serving, lost)
+            missing = [] if is_complete else ends_of_lost(paths.trail(name), session)
+            _stopped(paths, folder, trail, serving, missing)
 
 
 class DropCounter:
@@ -219,12 +219,12 @@ def _switched(folder: Path, trail: Trail, session: str, before: Generation, afte
         print_log(f"the switch to generation {after} could not be recorded: {error}")
 
 
-def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving, lost: list[Event]) -> None:
+def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving, missing: list[Event]) -> None:
     """Put the end on record, behind what egress left open, and let go of the marker; without the record, the next
     command finds the sandbox lost."""
     reason = serving.ended or "crashed"
     try:
-        trail.append([*lost, SessionStopped(new_event_id(CLOCK.now()), reason, serving.actor)])
+        trail.append([*missing, SessionStopped(new_event_id(CLOCK.now()), reason, serving.actor)])
     except OSError as error:
         print_log(f"the end of the session could not be recorded: {error}")
         return

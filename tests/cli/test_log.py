@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from typing import TYPE_CHECKING
@@ -68,9 +70,19 @@ def test_json_is_the_records_themselves(tried: Installation) -> None:
     assert [record["seq"] for record in printed] == list(range(1, len(printed) + 1))
 
 
+def test_rows_for_other_programs(tried: Installation) -> None:
+    """`--format csv` is a table for a spreadsheet, `--format ocsf` an event a line, `--format json` the records."""
+    rows = list(csv.DictReader(io.StringIO(tried.ok("policy", "log", "lab", "--format", "csv"))))
+    request = next(row for row in rows if row["path"] == "/secret")
+    assert (request["host"], request["port"], request["decision"], request["method"]) == (ONE, "80", "deny", "GET")
+    events = [json.loads(line) for line in tried.ok("policy", "log", "lab", "--format", "ocsf").splitlines()]
+    assert {event["class_uid"] for event in events} == {4001, 4002, 4003}
+    assert tried.ok("policy", "log", "lab", "--format", "json") == tried.ok("policy", "log", "lab", "--json")
+
+
 def test_nothing_drives_the_terminal(tried: Installation) -> None:
     """What the sandbox put into a name cannot colour or move anything on the reader's screen."""
-    for flags in ((), ("--wide",), ("--json",)):
+    for flags in ((), ("--wide",), ("--json",), ("--format", "csv"), ("--format", "ocsf")):
         assert "\x1b" not in tried.ok("policy", "log", "lab", *flags)
 
 

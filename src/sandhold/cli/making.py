@@ -15,7 +15,7 @@ from sandhold.cli.changes import Scope, add_rules, parsed_resources, readable_po
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.model.sandbox import Status
-from sandhold.session import creation, presence
+from sandhold.session import anchoring, creation, presence
 from sandhold.session.variables import NO_VARIABLES, Variables, parse_variables
 from sandhold.store import sandboxes
 
@@ -56,6 +56,9 @@ def creation_options(command: Callable[..., int]) -> Callable[..., int]:
             help="Set a variable inside; `NAME` alone takes your own value at each command, and only its name is kept.",
         ),
         click.option("--env-file", type=click.Path(dir_okay=False, exists=True), help="File of `NAME=VALUE` lines."),
+        click.option(
+            "--anchor", metavar="FILE|COMMAND", help="Keep the head of the trail at each stop: a file, or `|COMMAND`."
+        ),
         click.option("--allow-network", multiple=True, metavar="RESOURCES", help="Allow these in this sandbox."),
         click.option("--deny-network", multiple=True, metavar="RESOURCES", help="Deny these in this sandbox."),
     )
@@ -83,7 +86,7 @@ def found_or_made(
         raise SbxError(f"no sandbox or agent is called `{first}`", hint=closest)
     if known is not None:
         _refuse_creation_flags(known, rest, given)
-        return _with_environment(database, known, given)
+        return _with_anchor(database, _with_environment(database, known, given), given)
     wanted = read_wanted(paths, first, rest, given)
     branch = _text(given.get("branch"))
     if branch is not None:
@@ -120,6 +123,7 @@ def read_wanted(paths: Paths, agent: str, paths_given: tuple[str, ...], given: d
         cpus=cpus if isinstance(cpus, float) else None,
         memory=_text(given.get("memory")),
         variables=read_variables(given),
+        anchor=_text(given.get("anchor")),
     )
 
 
@@ -163,6 +167,14 @@ def _with_environment(database: Database, sandbox: Sandbox, given: dict[str, obj
         return sandbox
     kept = fresh.on_top_of(sandbox)
     return sandboxes.set_environment(database, sandbox.name, kept.valued, kept.named)
+
+
+def _with_anchor(database: Database, sandbox: Sandbox, given: dict[str, object]) -> Sandbox:
+    """Keep the heads of the trail where it is said now, from this session's end on."""
+    text = _text(given.get("anchor"))
+    if text is None:
+        return sandbox
+    return sandboxes.set_anchor(database, sandbox.name, anchoring.parse_anchor(text, sandbox.mounts))
 
 
 def _refuse_creation_flags(sandbox: Sandbox, paths_given: tuple[str, ...], given: dict[str, object]) -> None:

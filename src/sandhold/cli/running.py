@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sandhold.agents.definitions import load_agent
-from sandhold.cli import branching, output, rootfs
+from sandhold.cli import branching, ending, output, rootfs
 from sandhold.cli.making import (
     Wishes,
     add_wished_rules,
@@ -93,7 +93,10 @@ def run(  # noqa: PLR0913 - a command has as many arguments as options
     try:
         if detach:
             return _run_detached(paths, sandbox)
-        return _run_agent(paths, sandbox, prompt, context.meta[_ARGUMENTS], read_variables(given))
+        status = _run_agent(paths, sandbox, prompt, context.meta[_ARGUMENTS], read_variables(given))
+        if not remove:
+            ending.say_end_if_ended(paths, sandbox.name)
+        return status
     finally:
         branching.say_how_to_review(paths, sandbox.name)
         if remove:
@@ -282,5 +285,6 @@ def _remove(paths: Paths, sandbox: Sandbox) -> None:
     from sandhold.session.removal import remove_sandbox  # noqa: PLC0415 - only `--rm` deletes
 
     starting.stop(paths, sandbox.name, "run --rm")
+    ending.say_end(paths, sandbox.name)
     with closing(open_database(paths.database)) as database:
         branching.say_kept(remove_sandbox(paths, database, sandbox.name))

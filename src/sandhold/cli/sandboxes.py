@@ -72,15 +72,22 @@ def ls(quiet: bool, as_json: bool) -> int:  # noqa: FBT001 - click passes flags 
 
 
 @click.command()
+@click.option("--anchor", metavar="FILE|COMMAND", help="Keep the head of the trail there too: a file, or `|COMMAND`.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def stop(names: tuple[str, ...]) -> int:
-    """Stop sandboxes; what was installed or written inside is kept."""
-    from sandhold.session import policies, starting  # noqa: PLC0415 - `ls` lives in this module and stays quick
+def stop(names: tuple[str, ...], anchor: str | None) -> int:
+    """Stop sandboxes; what was installed or written inside is kept.
+
+    The head of the audit trail is shown: who keeps it can tell later whether records were cut off or the trail was put
+    back (`sbx policy log --verify --anchor FILE`).
+    """
+    from sandhold.cli.ending import keep_end, say_end  # noqa: PLC0415 - `ls` lives in this module and stays quick
+    from sandhold.session import anchoring, policies, starting  # noqa: PLC0415
 
     paths = Paths.from_environment(os.environ)
     with closing(read_only(paths.database)) as database:
-        for name in names:
-            sandboxes.get(database, name)
+        mounts = [mount for name in names for mount in sandboxes.get(database, name).mounts]
+    target = None if anchor is None else anchoring.parse_anchor(anchor, mounts)
+    is_kept = True
     for name in names:
         before = starting.stop(paths, name, policies.actor())
         words = {
@@ -89,7 +96,9 @@ def stop(names: tuple[str, ...]) -> int:
             Status.LOST: f"`{name}` had been killed; what it left is in order now",
         }
         output.say(words[before])
-    return 0
+        say_end(paths, name)
+        is_kept = (target is None or keep_end(paths, name, target)) and is_kept
+    return 0 if is_kept else EXIT_FAILED
 
 
 @click.command()
@@ -147,6 +156,7 @@ def inspect(name: str) -> int:
         "created_at": _moment(sandbox.created_at),
         "folder": str(paths.sandbox(name)),
         "trail": str(paths.trail(name)),
+        "anchor": sandbox.anchor,
         "notes": starting.notes(paths, name) if facts["status"] == Status.RUNNING.value else [],
     }
     output.show_json(facts)

@@ -8,13 +8,14 @@ import time
 from contextlib import closing
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from sandhold.cli import output
+from sandhold.cli import output, rows
 from sandhold.cli.durations import parse_duration
-from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
+from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.model.sandbox import Status, is_sandbox_name
 from sandhold.paths import Paths
@@ -22,22 +23,15 @@ from sandhold.session import presence
 from sandhold.store import sandboxes
 from sandhold.store.database import read_only
 from sandhold.store.records import Tail, complete_size, read_backwards
-from sandhold.store.summary import LiveRows, RowKind, Wanted, newest_rows
-from sandhold.store.verification import remembered_heads, verify
+from sandhold.store.summary import LiveRows, Wanted, newest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from sandhold.store.records import Record
     from sandhold.store.summary import Row
 
 POLL_S: Final = 0.2  # how old what `-f` shows can be
-EFFECT_COLUMNS: Final = 10
-HOST_COLUMNS: Final = 28
-
-_WORDS: Final = {Effect.ALLOW: "ALLOWED", Effect.DENY: "BLOCKED"}
-_WIDE: Final = ("TIME", "DECISION", "HOST", "PORT", "STATUS", "METHOD", "PATH", "UP", "DOWN", "SECONDS", "RULE")
 
 
 @click.command("log")
@@ -50,7 +44,16 @@ _WIDE: Final = ("TIME", "DECISION", "HOST", "PORT", "STATUS", "METHOD", "PATH", 
 @click.option("--limit", type=click.IntRange(min=1), help="Only the newest so many.")
 @click.option("--wide", is_flag=True, help="Add time, port, method, path, bytes, duration and the rule or reason.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records themselves, a line each.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "csv", "ocsf"]),
+    help="`json` is `--json`; `csv` are rows for a spreadsheet, `ocsf` rows as OCSF events.",
+)
 @click.option("--verify", "is_verified", is_flag=True, help="Check the hash chain and name the first broken record.")
+@click.option(
+    "--anchor", metavar="FILE", type=click.Path(path_type=Path), help="With `--verify`: compare with the heads in FILE."
+)
 def log(  # noqa: PLR0913 - a command has as many arguments as options
     *,
     name: str | None,
@@ -62,30 +65,37 @@ def log(  # noqa: PLR0913 - a command has as many arguments as options
     limit: int | None,
     wide: bool,
     as_json: bool,
+    form: str | None,
     is_verified: bool,
+    anchor: Path | None,
 ) -> int:
     """Show what sandboxes tried on the network: the decision, the host, and the status it got.
 
     Live on a terminal while sandbox NAME runs. The trail of a deleted sandbox is still there.
     """
     paths = Paths.from_environment(os.environ)
-    trails = _trails(paths, name)
+    if anchor is not None and not is_verified:
+        raise SbxError("`--anchor` only goes with `--verify`", hint="add `--verify`", status=EXIT_USAGE)
     if is_verified:
-        return _verify(paths, trails)
+        return _verify(paths, name, anchor, as_json=as_json or form == "json")
+    trails = _trails(paths, name)
     wanted = Wanted(
         since=_moment(since),
         until=_moment(until),
         effect={"allowed": Effect.ALLOW, "blocked": Effect.DENY, None: None}[decision],
         host=host,
-        has_lookups=wide,
+        has_lookups=wide or form is not None,
     )
     if is_followed is None:
         is_followed = name is not None and sys.stdout.isatty() and _is_running(paths, name) and until is None
     still = _until_it_stops(paths, name)
-    if as_json:
+    if as_json or form == "json":
         _show_records(trails, wanted, limit, still if is_followed else None)
     else:
-        _show_rows(trails, wanted, limit, still if is_followed else None, _wide_line if wide else _line)
+        show = {"csv": rows.csv_line, "ocsf": rows.ocsf_line, None: rows.wide_line if wide else rows.line}[form]
+        if form == "csv":
+            output.show(rows.csv_header())
+        _show_rows(trails, wanted, limit, still if is_followed else None, show)
     return 0
 
 
@@ -101,22 +111,10 @@ def _trails(paths: Paths, name: str | None) -> list[Path]:
     return [paths.trail(name)]
 
 
-def _verify(paths: Paths, trails: list[Path]) -> int:
-    status = 0
-    with closing(read_only(paths.database)) as database:
-        for path in trails:
-            found = verify(path, remembered_heads(database, path.stem))
-            if found.is_intact:
-                output.show(f"{path.stem}: {found.records} records, unbroken")
-            else:
-                status = EXIT_FAILED
-                where = "" if found.broken_line is None else f"line {found.broken_line}: "
-                output.show(
-                    f"{path.stem}: broken after {found.records} records: {where}{output.safe(found.problem or '')}"
-                )
-    if not trails:
-        output.say("no audit trail yet")
-    return status
+def _verify(paths: Paths, name: str | None, anchor: Path | None, *, as_json: bool) -> int:
+    from sandhold.cli.verifying import verify_trails  # noqa: PLC0415 - only this flag needs it
+
+    return verify_trails(paths, name, anchor, as_json=as_json)
 
 
 def _show_rows(
@@ -129,14 +127,14 @@ def _show_rows(
     starts = [(path, complete_size(path)) for path in trails]
     pages = [newest_rows(read_backwards(path, size), wanted, limit) for path, size in starts]
     found = (page.rows if goes_on is None else page.answered for page in pages)
-    rows = sorted((row for of_trail in found for row in of_trail), key=lambda row: row.time)
-    if not rows and goes_on is None:
+    shown = sorted((row for of_trail in found for row in of_trail), key=lambda row: row.time)
+    if not shown and goes_on is None:
         output.say("no connection on record fits")
         return
-    if line is _wide_line and goes_on is None:
-        output.table(_WIDE, [_wide_cells(row) for row in (rows[-limit:] if limit else rows)])
+    if line is rows.wide_line and goes_on is None:
+        output.table(rows.WIDE, [rows.wide_cells(row) for row in (shown[-limit:] if limit else shown)])
         return
-    for row in rows[-limit:] if limit else rows:
+    for row in shown[-limit:] if limit else shown:
         output.show(line(row))
     if goes_on is None:
         return
@@ -195,43 +193,6 @@ def _matcher(wanted: Wanted) -> Callable[[Record], bool]:
         return wanted.host is None or record.host == wanted.host
 
     return matches
-
-
-def _line(row: Row) -> str:
-    return f"{_word(row, EFFECT_COLUMNS)}{output.safe(_named(row)):<{HOST_COLUMNS}}{_status(row)}"
-
-
-def _wide_line(row: Row) -> str:
-    return "  ".join(output.safe(cell) for cell in _wide_cells(row))
-
-
-def _wide_cells(row: Row) -> tuple[str, ...]:
-    return (
-        row.time,
-        _WORDS[row.effect],
-        _named(row),
-        str(row.port) if row.port is not None else "-",
-        _status(row),
-        row.method or (row.protocol if row.kind is RowKind.LOOKUP else None) or "-",
-        row.path or "-",
-        str(row.bytes_up) if row.bytes_up is not None else "-",
-        str(row.bytes_down) if row.bytes_down is not None else "-",
-        f"{row.duration_s:.3f}" if row.duration_s is not None else "-",
-        row.because if row.kind is not RowKind.LOOKUP else f"{row.because} (lookup)",
-    )
-
-
-def _named(row: Row) -> str:
-    return f"{row.host} ({row.protocol})" if row.kind is RowKind.DROPPED else row.host
-
-
-def _word(row: Row, columns: int) -> str:
-    word = _WORDS[row.effect]
-    return output.paint(word, "green" if row.effect is Effect.ALLOW else "red") + " " * (columns - len(word))
-
-
-def _status(row: Row) -> str:
-    return str(row.status) if row.status is not None else "-"
 
 
 def _is_running(paths: Paths, name: str) -> bool:

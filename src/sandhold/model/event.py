@@ -216,6 +216,17 @@ class Verified:
     skipped: int
 
 
+@dataclass(frozen=True, slots=True)
+class AnchorFailed:
+    """The head of the trail, record `seq` with this `hash`, could not be kept at `target`; `problem` says why."""
+
+    event: EventId
+    target: str
+    seq: int
+    hash: str
+    problem: str
+
+
 Event = (
     Connection
     | Request
@@ -229,4 +240,5 @@ Event = (
     | SessionStopped
     | Recovered
     | Verified
+    | AnchorFailed
 )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import PurePosixPath
 
+PROTECTED: Final = (".git/hooks", ".git/config")
+"""What git runs, or takes programs to run from, whenever its user does anything."""
 SANDBOX_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 
@@ -53,6 +55,9 @@ class Sandbox:
     """A sandbox as it was created. `created_at` is in seconds since the epoch; `environment` is what `-e` gave
     with a value, `host_variables` names what each command inside gets from the environment of whoever starts it.
 
+    `anchor` is where the heads of its trail are kept besides, a file or `|COMMAND`. `protected` are the patterns of
+    what is read-only inside its folders.
+
     `slot` numbers sandboxes of one installation for good: ranges of user ids are cut by it. The first mount is the
     workspace.
     """
@@ -67,6 +72,8 @@ class Sandbox:
     slot: int
     created_at: float
     host_variables: tuple[str, ...] = ()
+    anchor: str | None = None
+    protected: tuple[str, ...] = PROTECTED
 
     @property
     def workspace(self) -> str:

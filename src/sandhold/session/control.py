@@ -94,13 +94,14 @@ class Applied(msgspec.Struct, frozen=True, tag="applied"):
 
 
 class State(msgspec.Struct, frozen=True, tag="state"):
-    """How the session is."""
+    """How the session is. `stays` says that it does not end by itself now: a command runs, or it is kept."""
 
     session: str
     generation: int
     attached: int
     is_kept: bool
     notes: tuple[str, ...]
+    stays: bool
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MARKER_BYTES_MAX: Final = 4096
+UNKNOWN_SESSION: Final = "unknown"  # of a marker that says nothing; ids of sessions are in capitals
 SESSION_MODULE: Final = "sandhold.session.run"
 
 _LOCK_NAME: Final = "session.lock"
@@ -138,4 +139,4 @@ def _read_marker(path: Path) -> Marker | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         # Something ran here and left a marker that says nothing: lost all the same.
-        return Marker(session="unknown", pid=0, generation=0, started_at=0.0)
+        return Marker(session=UNKNOWN_SESSION, pid=0, generation=0, started_at=0.0)

@@ -7,40 +7,48 @@ and perhaps an empty control group.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from sandhold.model.event import Closed, SessionStopped, Why
 from sandhold.session import presence
+from sandhold.session.anchoring import anchor_end
 from sandhold.session.policies import CLOCK
+from sandhold.session.presence import UNKNOWN_SESSION
 from sandhold.store.audit import Trail
 from sandhold.store.event_ids import new_event_id
 from sandhold.store.records import read_backwards
 from sandhold.store.summary import unclosed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from sandhold.model.event import Event
+    from sandhold.paths import Paths
     from sandhold.session.presence import Marker
 
 
-def recover(folder: Path, trail_path: Path, name: str, marker: Marker) -> int:
-    """Record the end of the lost session and of every connection it had open; returns how many those were.
+def recover(paths: Paths, name: str, marker: Marker, environ: Mapping[str, str]) -> int:
+    """Record the end of the lost session and of every connection it had open, and anchor it; returns how many those
+    were.
 
-    How much went over them and for how long died with the session. The caller holds the sandbox.
+    How much went over them and for how long died with the session. A marker that says nothing stands for the session
+    that started last. The caller holds the sandbox.
 
     Raises:
         OSError: when the trail cannot be written; the marker stays, and the next command tries again.
     """
-    ends = ends_of_lost(trail_path, marker.session)
+    path = paths.trail(name)
+    session = _started_last(path) if marker.session == UNKNOWN_SESSION else marker.session
+    ends = ends_of_lost(path, session)
     count = len(ends)
-    newest = next(islice(read_backwards(trail_path), 1), None)
-    if newest is None or newest.kind != "session-stopped":
+    if not _has_end(path, session):
         ends.append(SessionStopped(new_event_id(CLOCK.now()), "lost"))
-    with Trail.open(trail_path, name, marker.session, CLOCK) as trail:
+    with Trail.open(path, name, session, CLOCK) as trail:
         trail.append(ends)
-    presence.remove_marker(folder)
+        presence.remove_marker(paths.sandbox(name))
+        if ends:
+            anchor_end(paths, trail, name, environ)
     return count
 
 
@@ -48,3 +56,13 @@ def ends_of_lost(trail_path: Path, session: str) -> list[Event]:
     """Return an end for each connection and request that a session allowed and that has none on record."""
     open_events = unclosed(read_backwards(trail_path), session)
     return [Closed(event, None, 0, 0, 0.0, Why.LOST) for event in open_events]
+
+
+def _has_end(trail: Path, session: str) -> bool:
+    of_session = (record.kind for record in read_backwards(trail) if record.session == session)
+    return next((kind == "session-stopped" for kind in of_session if kind.startswith("session-")), False)
+
+
+def _started_last(trail: Path) -> str:
+    started = (record.session for record in read_backwards(trail) if record.kind == "session-started")
+    return next(started, UNKNOWN_SESSION)

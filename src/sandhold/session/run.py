@@ -28,6 +28,7 @@ from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.event import Dropped, GenerationSwitched, SessionStarted, SessionStopped
 from sandhold.paths import Paths
 from sandhold.session import branches, control, inside, presence
+from sandhold.session.anchoring import anchor_end
 from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.egress_process import EgressError, EgressProcess
 from sandhold.session.furnishing import furnish
@@ -36,9 +37,8 @@ from sandhold.session.recovery import ends_of_lost, recover
 from sandhold.session.serving import Serving, serve
 from sandhold.store import sandboxes
 from sandhold.store.audit import Trail
-from sandhold.store.database import open_database, read_only
+from sandhold.store.database import read_only
 from sandhold.store.event_ids import new_event_id
-from sandhold.store.verification import remember_head
 from sandhold.version import VERSION
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
         agent = load_agent(sandbox.agent, paths.agents)
         lost = presence.look(folder).marker
         if lost is not None:
-            recover(folder, paths.trail(name), name, lost)
+            recover(paths, name, lost, os.environ)
         session = str(new_event_id(CLOCK.now()))
         trail = stack.enter_context(Trail.open(paths.trail(name), name, session, CLOCK))
         wake = stack.enter_context(_stop_signals())
@@ -229,8 +229,9 @@ def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving, missing
         print_log(f"the end of the session could not be recorded: {error}")
         return
     presence.remove_marker(folder)
-    with contextlib.suppress(SbxError), contextlib.closing(open_database(paths.database)) as database:
-        remember_head(database, serving.sandbox.name, trail.head)
+    problem = anchor_end(paths, trail, serving.sandbox.name, os.environ)
+    if problem is not None:
+        print_log(f"the head of the trail could not be kept outside: {problem}")
 
 
 def _dropped(count: DroppedCount, packets: int) -> Event:

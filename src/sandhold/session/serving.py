@@ -233,7 +233,8 @@ def _end_left(serving: Serving, command: CommandId) -> None:
 
 def _state(serving: Serving) -> control.State:
     attached = sum(attachment.command is not None for attachment in serving.attachments)
-    return control.State(serving.session, serving.generation, attached, serving.is_kept, serving.cell.notes)
+    stays = not _is_idle(serving, starter_is_late=False)
+    return control.State(serving.session, serving.generation, attached, serving.is_kept, serving.cell.notes, stays)
 
 
 def _hang_up(serving: Serving, attachment: Attachment) -> None:

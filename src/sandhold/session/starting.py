@@ -17,6 +17,7 @@ from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.linux.process import spawn_program
 from sandhold.model.sandbox import Status
 from sandhold.session import control, presence
+from sandhold.session.ends import ENDING_TIMEOUT_S, has_ended
 from sandhold.session.presence import AlreadyHeldError, hold
 from sandhold.session.recovery import recover
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S: Final = 120.0  # a cell's first start unpacks nothing, but the machine may be starting twenty others
 STOP_TIMEOUT_S: Final = 30.0  # cut, kill, and the last records on disk
-ENDING_TIMEOUT_S: Final = 10.0  # between the session's last word and its last breath
 CONNECT_TRIES: Final = 200  # a session that is just starting or just ending, looked at every RETRY_S
 RETRY_S: Final = 0.05
 LOG_NAME: Final = "session.log"
@@ -111,7 +111,7 @@ def clean_up(paths: Paths, name: str) -> int | None:
     try:
         with hold(folder):
             marker = presence.look(folder).marker
-            return None if marker is None else recover(folder, paths.trail(name), name, marker)
+            return None if marker is None else recover(paths, name, marker, os.environ)
     except AlreadyHeldError:
         return None
     except OSError as error:
@@ -128,12 +128,12 @@ def _stop_running(folder: Path, marker: presence.Marker | None, actor: str) -> N
                 channel.receive_reply(STOP_TIMEOUT_S)
             except control.ChannelError:
                 pass  # the session hangs up when it has stopped
-    if _has_ended(folder, ENDING_TIMEOUT_S):
+    if has_ended(folder, ENDING_TIMEOUT_S):
         return
     marker = presence.look(folder).marker or marker
     if marker is not None and presence.is_session(marker.pid, folder):
         os.kill(marker.pid, signal.SIGKILL)
-        _has_ended(folder, ENDING_TIMEOUT_S)
+        has_ended(folder, ENDING_TIMEOUT_S)
 
 
 def _connect_when_started(folder: Path) -> control.Channel | None:
@@ -144,15 +144,6 @@ def _connect_when_started(folder: Path) -> control.Channel | None:
             return channel
         time.sleep(RETRY_S)
     return None
-
-
-def _has_ended(folder: Path, timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while presence.look(folder).status is Status.RUNNING:
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(RETRY_S)
-    return True
 
 
 def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:

@@ -69,6 +69,10 @@ MIGRATIONS: Final = (
         PRIMARY KEY (trail, seq, hash)
     ) STRICT;
     """,
+    """
+    ALTER TABLE sandboxes ADD COLUMN anchor TEXT;
+    ALTER TABLE sandboxes ADD COLUMN protected TEXT NOT NULL DEFAULT '[".git/hooks", ".git/config"]';
+    """,
 )
 """Schema number n is what the first n of these have made. One that has been released is never changed."""
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from sandhold.model.event import (
+    AnchorFailed,
     Closed,
     Connection,
     Dropped,
@@ -98,7 +99,7 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _body(event: Event) -> tuple[str, int | None, Body]:  # noqa: C901 - one branch for each kind of event
+def _body(event: Event) -> tuple[str, int | None, Body]:  # noqa: C901, PLR0912 - one branch for each kind of event
     match event:
         case Connection():
             return "connection", event.decision.generation, _connection(event)
@@ -125,6 +126,9 @@ def _body(event: Event) -> tuple[str, int | None, Body]:  # noqa: C901 - one bra
             return "recovered", None, {"torn_bytes": torn_bytes}
         case Verified(_, attempts, escaped, skipped):
             return "verified", None, {"attempts": attempts, "escaped": escaped, "skipped": skipped}
+        case AnchorFailed(_, target, seq, digest, problem):
+            head = {"head_seq": seq, "head_hash": _text(digest)}
+            return "anchor-failed", None, {"target": _text(target), **head, "problem": _text(problem)}
 
 
 def _connection(event: Connection) -> Body:

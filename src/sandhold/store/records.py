@@ -120,6 +120,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int | None = None
     escaped: int | None = None
     skipped: int | None = None
+    target: str | None = None
+    head_seq: int | None = None
+    head_hash: str | None = None
+    problem: str | None = None
 
 
 _DECODER: Final = msgspec.json.Decoder(Record)

@@ -9,21 +9,23 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import SbxError
-from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox
+from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox, is_sandbox_name
 from sandhold.store.database import DuplicateError, snapshot, transaction
 
 if TYPE_CHECKING:
     from sandhold.store.database import Database
 
 _INSERT: Final = """
-    INSERT INTO sandboxes (name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO sandboxes (name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at,
+        anchor, protected)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _SELECT: Final = """
-    SELECT slot, name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at
+    SELECT slot, name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at,
+        anchor, protected
     FROM sandboxes
 """
-_Row = tuple[int, str, str, str, str, str, float | None, int | None, int, str, float]
+_Row = tuple[int, str, str, str, str, str, float | None, int | None, int, str, float, str | None, str]
 
 
 class NameTakenError(SbxError):
@@ -39,9 +41,8 @@ class UnknownSandboxError(SbxError):
 
     def __init__(self, name: str, closest: tuple[str, ...]) -> None:
         meant = "".join(f"did you mean `{each}`? " for each in closest)
-        super().__init__(
-            f"no sandbox is called `{name}`", hint=f"{meant}create one with `sbx create --name {name} shell .`"
-        )
+        create = f"create one with `sbx create --name {name if is_sandbox_name(name) else 'NAME'} shell .`"
+        super().__init__(f"no sandbox is called `{name}`", hint=meant + create)
         self.name = name
         self.closest = closest
 
@@ -63,6 +64,8 @@ def add(database: Database, sandbox: Sandbox) -> Sandbox:
         sandbox.limits.pids,
         _written(sandbox.environment, sandbox.host_variables),
         sandbox.created_at,
+        sandbox.anchor,
+        json.dumps(sandbox.protected),
     )
     try:
         with transaction(database):
@@ -114,6 +117,17 @@ def set_environment(
     return get(database, name)
 
 
+def set_anchor(database: Database, name: str, anchor: str) -> Sandbox:
+    """Keep the heads of a sandbox's trail there from now on; returns it as it is now.
+
+    Raises:
+        UnknownSandboxError: when there is none.
+    """
+    with transaction(database):
+        database.execute("UPDATE sandboxes SET anchor = ? WHERE name = ?", (anchor, name))
+    return get(database, name)
+
+
 def remove(database: Database, name: str) -> None:
     """Forget the sandbox of that name; its slot is never given out again.
 
@@ -134,7 +148,7 @@ def _written(environment: tuple[tuple[str, str], ...], host_variables: tuple[str
 
 
 def _sandbox(row: _Row) -> Sandbox:
-    slot, name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at = row
+    slot, name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at, anchor, protected = row
     variables = json.loads(environment)
     return Sandbox(
         name=name,
@@ -147,4 +161,6 @@ def _sandbox(row: _Row) -> Sandbox:
         slot=slot,
         created_at=created_at,
         host_variables=tuple(variable for variable, value in variables if value is None),
+        anchor=anchor,
+        protected=tuple(json.loads(protected)),
     )

@@ -52,7 +52,8 @@ class Row:
 
     `host` is text from the sandbox, in printable ASCII. `status` is None where there was no answer (`-`). `because` is
     the name of the rule, or the reason. `is_open` says that it was allowed and has not ended; then bytes and duration
-    are None. `protocol` names dropped packets (`udp`), or the type of a lookup.
+    are None. `protocol` names dropped packets (`udp`), or the type of a lookup. `attempts` is how many there were where
+    one record counts several.
     """
 
     time: str
@@ -75,6 +76,7 @@ class Row:
     protocol: str | None
     detail: str | None
     is_open: bool
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,7 @@ def _row(record: Record, outcome: _Outcome | None) -> Row | None:
         protocol=record.query_type if record.kind == RowKind.LOOKUP else record.protocol,
         detail=(None if closed is None else closed.detail) or record.detail,
         is_open=_waits(record) and closed is None,
+        attempts=record.packets or 1,
     )
 
 

@@ -5,14 +5,16 @@ Rules (threats L10 to L13):
 1. A line is a record when it has the exact form of `encoding.py` and its own hash is right: one flipped bit breaks it.
 2. Records are numbered from 1 without a gap, and each names the hash of the one before: none can be removed, repeated,
    reordered, or taken over from another trail.
-3. Every record names the sandbox that the first one names.
+3. Every record names the sandbox whose trail it is, which is the one that the first names where nobody says.
 4. What stands behind the last newline is the start of a record that a crash cut short, and counts as nothing; it is
    reported as `torn_bytes`. A whole record there, or anything that is no start of one, is damage.
-5. An anchor, the head that the database remembered when a session stopped, is still in the chain: so a trail that was
-   cut at its end, or written anew, is found out as far back as its last anchor.
+5. An anchor, a head that was kept when a session stopped, is still in the chain: so a trail that was cut at its end,
+   put back to an older state, or written anew is found out as far as its last anchor. The database keeps every head;
+   heads that are kept elsewhere (`store/heads.py`) are what somebody with the user's own rights cannot change as well.
+   Two anchors that contradict each other can not both be in the chain, and are damage.
 
 What the chain cannot show: records behind the last anchor that were cut off cleanly, and a trail and its anchors that
-were both rewritten, or both put back to an older state, by somebody with the user's own rights.
+were both rewritten, or both put back to an older state.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Verification:
         return self.problem is None
 
 
-def verify(path: Path, anchors: Sequence[Head] = ()) -> Verification:
+def verify(path: Path, anchors: Sequence[Head] = (), sandbox: str | None = None) -> Verification:
     """Check a whole trail, in memory of one line; one that is not there is an empty one.
 
     Raises:
@@ -59,15 +61,17 @@ def verify(path: Path, anchors: Sequence[Head] = ()) -> Verification:
     """
     try:
         with path.open("rb") as file:
-            return verify_lines(iter(lambda: file.readline(LINE_BYTES_MAX + 1), b""), anchors)
+            return verify_lines(iter(lambda: file.readline(LINE_BYTES_MAX + 1), b""), anchors, sandbox)
     except FileNotFoundError:
-        return verify_lines((), anchors)
+        return verify_lines((), anchors, sandbox)
 
 
-def verify_lines(lines: Iterable[bytes], anchors: Sequence[Head] = ()) -> Verification:
+def verify_lines(lines: Iterable[bytes], anchors: Sequence[Head] = (), sandbox: str | None = None) -> Verification:
     """Check the lines of a trail, each with its newline but perhaps the last."""
-    wanted = {anchor.seq: anchor.hash for anchor in sorted(anchors, key=lambda anchor: anchor.seq)}
-    last, sandbox = NO_RECORD, None
+    wanted: dict[int, set[str]] = {}
+    for anchor in anchors:
+        wanted.setdefault(anchor.seq, set()).add(anchor.hash)
+    last = NO_RECORD
     for line in lines:
         if not line.endswith(b"\n"):
             if not is_torn_start(line, last):
@@ -79,7 +83,7 @@ def verify_lines(lines: Iterable[bytes], anchors: Sequence[Head] = ()) -> Verifi
         if sandbox is not None and found.sandbox != sandbox:
             return Verification(last.seq, last, 0, last.seq + 1, "it belongs to another sandbox")
         sandbox, last = found.sandbox, Head(found.seq, found.hash)
-        if wanted.pop(last.seq, last.hash) != last.hash:
+        if not wanted.pop(last.seq, set()) <= {last.hash}:
             return Verification(last.seq - 1, last, 0, last.seq, "it is not the record that was anchored")
     return _finish(last, 0, wanted)
 
@@ -88,6 +92,11 @@ def remember_head(database: Database, trail: str, head: Head) -> None:
     """Anchor a trail: keep its head, beside those kept before, where the trail's writer has no hand."""
     with transaction(database):
         database.execute("INSERT OR IGNORE INTO heads (trail, seq, hash) VALUES (?,?,?)", (trail, head.seq, head.hash))
+
+
+def anchored_trails(database: Database) -> tuple[str, ...]:
+    """Return the names of the trails that have anchors, whether they are still there or not."""
+    return tuple(name for (name,) in database.execute("SELECT DISTINCT trail FROM heads ORDER BY trail"))
 
 
 def remembered_heads(database: Database, trail: str) -> tuple[Head, ...]:
@@ -127,8 +136,8 @@ def _record(line: bytes, last: Head) -> _Link | str:
     return link
 
 
-def _finish(last: Head, torn_bytes: int, anchors: dict[int, str]) -> Verification:
+def _finish(last: Head, torn_bytes: int, anchors: dict[int, set[str]]) -> Verification:
     problem = None
     if anchors:
-        problem = f"it ends at record {last.seq}, but record {max(anchors)} was there when a session stopped"
+        problem = f"it ends at record {last.seq}, but record {max(anchors)} was anchored: its end was cut off"
     return Verification(last.seq, last, torn_bytes, None, problem)

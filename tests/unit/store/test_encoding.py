@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandhold.model.event import (
+    AnchorFailed,
     Dropped,
     Established,
     EventId,
@@ -120,6 +121,7 @@ EVENTS: dict[str, tuple[Event, int | None]] = {
     "session-stopped": (SessionStopped(E1, "stopped", "ada"), None),
     "recovered": (Recovered(E1, 17), None),
     "verified": (Verified(E1, 40, 0, 2), None),
+    "anchor-failed": (AnchorFailed(E1, "/mnt/heads", 9, "a" * 64, "no space"), None),
 }
 
 

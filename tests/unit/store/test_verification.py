@@ -11,7 +11,7 @@ import pytest
 from sandhold.store.database import open_database
 from sandhold.store.encoding import Envelope, encode_line
 from sandhold.store.records import NO_RECORD, Head
-from sandhold.store.verification import remember_head, remembered_heads, verify, verify_lines
+from sandhold.store.verification import anchored_trails, remember_head, remembered_heads, verify, verify_lines
 from tests.unit.store.samples import NOON, closed, connection, established, open_trail, request
 
 if TYPE_CHECKING:
@@ -68,6 +68,25 @@ def test_every_flipped_bit_is_found(path: Path) -> None:
                 misnamed.append((at, bit, found.broken_line))
     assert missed == []
     assert misnamed == []
+
+
+def test_every_byte_of_a_larger_sample(tmp_path: Path) -> None:
+    """In a trail of every kind of record, whichever byte is another, the record it is in is named."""
+    path = tmp_path / "lab.jsonl"
+    with open_trail(path) as trail:
+        trail.append([connection(f"E{number}", host=f"h{number}.example.com") for number in range(8)])
+        trail.append([closed(f"E{number}") for number in range(8)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    head, tail = verify_lines(lines).head, lines[-1]
+    missed = []
+    for number, line in enumerate(lines, start=1):
+        for at in range(len(line)):
+            spoilt = line[:at] + bytes([line[at] ^ (1 + at % 255)]) + line[at + 1 :]
+            found = verify_lines([*lines[: number - 1], *_lines(spoilt), *lines[number : number + 1]], sandbox="lab")
+            if found.is_intact or found.broken_line != number:
+                missed.append((number, at, found.broken_line))
+    assert missed == []
+    assert (head.seq, tail) == (16, lines[15])
 
 
 def _lines(data: bytes) -> Lines:
@@ -139,6 +158,38 @@ def test_cut_end_is_found_by_its_anchor(path: Path) -> None:
         assert found.broken_line is None
 
 
+def test_a_trail_in_anothers_place(path: Path) -> None:
+    """A whole trail of another sandbox, put in this one's place, is found though its chain is right."""
+    path.write_bytes(b"".join(other_trail(path, "other")))
+    assert verify(path).is_intact
+    found = verify(path, sandbox="lab")
+    assert (found.is_intact, found.broken_line, found.problem) == (False, 1, "it belongs to another sandbox")
+
+
+def test_truncated_at_every_record(tmp_path: Path) -> None:
+    """Cut off behind any record, the trail is intact by itself; by an anchor of its end, each cut is found."""
+    path = tmp_path / "lab.jsonl"
+    with open_trail(path) as trail:
+        trail.append([connection(f"E{number}") for number in range(30)])
+        anchor = trail.head
+    lines = path.read_bytes().splitlines(keepends=True)
+    for count in range(30):
+        assert verify_lines(lines[:count]).is_intact
+        found = verify_lines(lines[:count], [anchor])
+        assert (found.is_intact, found.records) == (False, count)
+        assert f"it ends at record {count}" in (found.problem or "")
+    assert verify_lines(lines, [anchor]).is_intact
+
+
+def test_anchors_that_contradict_each_other(path: Path) -> None:
+    """Two anchors of the same number are both looked for: after a trail was put back and went on, one is gone."""
+    whole = verify(path).head
+    other = Head(whole.seq, "f" * 64)
+    for anchors in ([whole, other], [other, whole]):
+        assert (verify(path, anchors).is_intact, verify(path, anchors).broken_line) == (False, 5)
+    assert verify(path, [whole, whole]).is_intact
+
+
 def test_rewritten_trail_is_found_by_its_anchor(path: Path) -> None:
     """A trail that was written anew, chain and all, is not the one that was anchored."""
     anchors = [verify_lines(path.read_bytes().splitlines(keepends=True)[:count]).head for count in (2, 4)]
@@ -186,3 +237,4 @@ def test_anchors_are_kept(tmp_path: Path) -> None:
             remember_head(database, trail, head)
         assert remembered_heads(database, "lab") == (Head(3, "a"), Head(9, "b"))
         assert remembered_heads(database, "nosuch") == ()
+        assert anchored_trails(database) == ("lab", "other")

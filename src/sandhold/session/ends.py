@@ -1,0 +1,69 @@
+"""How a session ended, for those on the host: whether it has, and what its end left on record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from sandhold.model.sandbox import Status
+from sandhold.session import control, presence
+from sandhold.store.records import Head, read_backwards
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sandhold.paths import Paths
+
+ENDING_TIMEOUT_S: Final = 10.0  # between the session's last word and its last breath
+LOOK_EVERY_S: Final = 0.02
+LAST_RECORDS_MAX: Final = 200  # behind a session's end stand policy changes and little else
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a session as it stands in the trail: the head it left, and where that could not be kept and why."""
+
+    head: Head
+    target: str | None = None
+    problem: str | None = None
+
+
+def has_ended(folder: Path, timeout_s: float) -> bool:
+    """Wait until the session of a sandbox's folder is gone; False when it still runs at the end of the wait."""
+    deadline = time.monotonic() + timeout_s
+    while presence.look(folder).status is Status.RUNNING:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LOOK_EVERY_S)
+    return True
+
+
+def ends_with_us(paths: Paths, name: str) -> bool:
+    """Wait for the end of a session that nobody else needs; False when it stays, or does not end in time."""
+    folder = paths.sandbox(name)
+    channel = control.connect(folder)
+    if channel is not None:
+        with channel:
+            try:
+                channel.send(control.Ask())
+                reply, _ = channel.receive_reply(control.SEND_TIMEOUT_S)
+            except control.ChannelError:
+                reply = None  # it is ending and listens to nobody any more
+        if isinstance(reply, control.State) and reply.stays:
+            return False
+    return has_ended(folder, ENDING_TIMEOUT_S)
+
+
+def find_end(trail: Path) -> End | None:
+    """Return what the newest end of a session left on record, None when there is none among the last records."""
+    target = problem = None
+    for record in islice(read_backwards(trail), LAST_RECORDS_MAX):
+        if record.kind == "anchor-failed":
+            target, problem = record.target, record.problem
+        if record.kind == "session-started":
+            return None
+        if record.kind == "session-stopped":
+            return End(Head(record.seq, record.hash), target, problem)
+    return None

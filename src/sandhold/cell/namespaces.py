@@ -80,6 +80,11 @@ class NamespacesCell:
         """Listening sockets for queries over TCP, IPv4 and IPv6."""
         return self._network.dns_tcp
 
+    @property
+    def asker(self) -> socket.socket:
+        """A datagram socket inside, connected to nothing, for asking whether egress answers."""
+        return self._network.asker
+
     def fileno(self) -> int:
         """Return a descriptor that is readable when `events()` has news."""
         return self._channel.fileno()

@@ -6,12 +6,14 @@ Rules:
    of that family; every query to port 53, whichever server it is for, ends at our DNS sockets; its own addresses stay
    usable inside; everything else is counted and refused.
 2. A step that fails leaves nothing: the namespace dies with the process that was making it.
-3. The namespace belongs to the outer user namespace, in which nothing inside the cell ever runs: root inside has no
+3. It is tried before it is used (`network_trial.py`).
+4. The namespace belongs to the outer user namespace, in which nothing inside the cell ever runs: root inside has no
    power over its rules.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -20,6 +22,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from sandhold.cell.network_inside import TABLE
+from sandhold.cell.network_trial import TrialSockets, try_network
 from sandhold.cell.spec import DroppedCount
 from sandhold.linux.process import Namespaces, run_checked, spawn_module
 from sandhold.linux.users import write_maps_with_helpers, write_single_id_map
@@ -31,22 +34,26 @@ if TYPE_CHECKING:
 
 MAKING_TIMEOUT_S: Final = 30.0  # takes 20 ms; a loaded machine gets patience, a stuck one an error
 MESSAGE_BYTES_MAX: Final = 4096
-_DESCRIPTORS: Final = 8  # six sockets, two namespaces
+_DESCRIPTORS: Final = 13  # six sockets, two namespaces, five sockets for the trial
 _PROTOCOLS: Final = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The sockets of a cell's network and the namespaces it lives in. `close()` is its end once the cell is gone."""
+    """The sockets of a cell's network and the namespaces it lives in. `close()` is its end once the cell is gone.
+
+    `asker` is a datagram socket inside, for asking whether egress answers.
+    """
 
     tcp: tuple[socket.socket, ...]
     dns_udp: tuple[socket.socket, ...]
     dns_tcp: tuple[socket.socket, ...]
+    asker: socket.socket
     namespaces: Namespaces
 
     def close(self) -> None:
         """Close every socket and let go of the namespaces."""
-        for one in (*self.tcp, *self.dns_udp, *self.dns_tcp):
+        for one in (*self.tcp, *self.dns_udp, *self.dns_tcp, self.asker):
             one.close()
         for fd in (self.namespaces.network, self.namespaces.user):
             if fd is not None:
@@ -54,7 +61,7 @@ class Network:
 
 
 def open_network(identity: Identity) -> Network:
-    """Make a network by rules 1 to 3, owned by the outer user namespace that `identity` asks for.
+    """Make a network by rules 1 to 4, owned by the outer user namespace that `identity` asks for.
 
     Raises:
         OSError: when a step fails, with the sentence of the program that failed.
@@ -104,7 +111,16 @@ def _receive(link: socket.socket, pid: int, identity: Identity) -> Network:
     else:
         os.close(fds[7])
         user = None
-    return Network(tuple(sockets[0:2]), tuple(sockets[2:4]), tuple(sockets[4:6]), Namespaces(fds[6], user))
+    trial = [socket.socket(fileno=fd) for fd in fds[8:]]
+    tcp, dns_udp, dns_tcp = tuple(sockets[0:2]), tuple(sockets[2:4]), tuple(sockets[4:6])
+    network = Network(tcp, dns_udp, dns_tcp, trial[2].dup(), Namespaces(fds[6], user))
+    with contextlib.closing(TrialSockets(tuple(trial[0:2]), tuple(trial[2:4]), trial[4])) as made:
+        try:
+            try_network(made, tcp, dns_udp)
+        except BaseException:
+            network.close()
+            raise
+    return network
 
 
 def _expect(link: socket.socket, word: str) -> list[int]:

@@ -108,7 +108,8 @@ update @dropped6 {{ ip6 daddr . meta l4proto . th dport counter }} return
 
 
 def main(fds: Sequence[int]) -> None:
-    """Make the network and send, over the packet socket `fds[0]`: six sockets, the network and user namespaces.
+    """Make the network and send, over the packet socket `fds[0]`: six sockets, the network and user namespaces, and
+    five sockets to try it with.
 
     Messages, one JSON object a packet. Out: `{"unshared": true}` when maps are wanted, `{"made": true}` with the
     descriptors, `{"failed": text}`. In: `{"parent": pid, "user_namespace": bool}`, `{"mapped": true}`.
@@ -137,9 +138,11 @@ def _make(link: socket.socket) -> None:
     run_checked(["ip", "-batch", "-"], stdin=_LINKS.encode())
     run_checked(["nft", "-f", "-"], stdin=RULESET.encode())
     sockets = _sockets()
+    trial = _trial_sockets()
     namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("net", "user")]
-    socket.send_fds(link, [b'{"made": true}'], [*(one.fileno() for one in sockets), *namespaces])
-    for one in sockets:
+    fds = [*(one.fileno() for one in sockets), *namespaces, *(one.fileno() for one in trial)]
+    socket.send_fds(link, [b'{"made": true}'], fds)
+    for one in (*sockets, *trial):
         one.close()
 
 
@@ -178,3 +181,13 @@ def _sockets() -> list[socket.socket]:
             if kind == socket.SOCK_STREAM:
                 one.listen(BACKLOG)
     return made
+
+
+def _trial_sockets() -> list[socket.socket]:
+    """Return what the network is tried with, connected to nothing: TCP and UDP, IPv4 before IPv6 each, rtnetlink(7)."""
+    made = [
+        socket.socket(family, kind)
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+        for family in (socket.AF_INET, socket.AF_INET6)
+    ]
+    return [*made, socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)]

@@ -177,6 +177,10 @@ class Cell(Protocol):
         """Listening sockets that get every DNS query over TCP."""
 
     @property
+    def asker(self) -> socket.socket:
+        """A datagram socket inside, connected to nothing, for asking whether egress answers."""
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What this host cannot give, a sentence each, naming the missing facility."""
 

@@ -31,6 +31,7 @@ from sandhold.session import branches, control, inside, presence
 from sandhold.session.anchoring import anchor_end
 from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.egress_process import EgressError, EgressProcess
+from sandhold.session.egress_trial import ask_egress
 from sandhold.session.furnishing import furnish
 from sandhold.session.policies import CLOCK, actor
 from sandhold.session.recovery import ends_of_lost, recover
@@ -76,6 +77,7 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
         drops = DropCounter(cell, trail)
         egress = stack.enter_context(EgressProcess.start(paths, name, session, cell, os.environ))
         generation = egress.wait_ready()
+        ask_egress(cell.asker)
         problem = furnish(cell, sandbox, agent)
         if problem is not None:
             print_log(f"the agent's files could not be placed in the home: {problem}")

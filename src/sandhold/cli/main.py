@@ -30,6 +30,7 @@ _COMMANDS: Final[Mapping[str, Lazy]] = {
     "logs": Lazy("sandhold.cli.sandboxes", "logs", "Show the log of a sandbox's session"),
     "policy": Lazy("sandhold.cli.policy", "policy", "See and change what sandboxes may reach on the network"),
     "template": Lazy("sandhold.cli.templates", "template", "List, build and delete root file systems"),
+    "verify": Lazy("sandhold.cli.verify", "verify", "Try to break out of a sandbox's network layer from inside"),
     "doctor": Lazy("sandhold.cli.doctor", "doctor", "Show what this host can do and what is missing"),
 }
 

@@ -67,6 +67,10 @@ class Apply(msgspec.Struct, frozen=True, tag="apply"):
     """Take over the policy as it is now."""
 
 
+class Count(msgspec.Struct, frozen=True, tag="count"):
+    """Put on record now what the cell dropped so far."""
+
+
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """Say how the session is."""
 
@@ -114,7 +118,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-Request = Start | Signal | Leave | Keep | Stop | Apply | Ask
+Request = Start | Signal | Leave | Keep | Stop | Apply | Count | Ask
 Reply = Started | Ended | Applied | State | Done | Failed
 
 

@@ -138,21 +138,29 @@ def _request(serving: Serving, attachment: Attachment) -> None:
                 _signal(serving, attachment.command, signum)
             case control.Leave(shown):
                 _leave(serving, attachment, shown)
-            case control.Keep():
-                serving.is_kept = True
-                attachment.channel.send(control.Done())
             case control.Stop(actor):
                 serving.ended, serving.actor = "stopped", actor
             case control.Apply():
                 serving.applying.append(attachment)
                 serving.egress.apply()
-            case control.Ask():
-                attachment.channel.send(_state(serving))
+            case control.Keep() | control.Count() | control.Ask():
+                attachment.channel.send(_answer(serving, request))
     except control.ChannelError:
         _hang_up(serving, attachment)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _answer(serving: Serving, request: control.Keep | control.Count | control.Ask) -> control.Reply:
+    match request:
+        case control.Keep():
+            serving.is_kept = True
+        case control.Count():
+            serving.count_dropped()
+        case control.Ask():
+            return _state(serving)
+    return control.Done()
 
 
 def _start(serving: Serving, attachment: Attachment, request: control.Start, descriptors: list[int]) -> None:

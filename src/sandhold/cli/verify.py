@@ -1,0 +1,70 @@
+"""`sbx verify`: a verdict a line on every way out that was tried."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from sandhold.cli import output, rootfs
+from sandhold.errors import EXIT_FAILED
+from sandhold.paths import Paths
+from sandhold.session.verify import Outcome
+from sandhold.session.verify import verify as try_all
+from sandhold.store import sandboxes
+from sandhold.store.database import read_only
+
+if TYPE_CHECKING:
+    from sandhold.session.verify import Verdict
+
+_COLOURS: Final = {Outcome.CONTAINED: "green", Outcome.ESCAPED: "red", Outcome.SKIPPED: "yellow"}
+_OUTCOME_COLUMNS: Final = 12
+_NAME_COLUMNS: Final = 20
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a verdict a line.")
+@click.argument("name")
+def verify(name: str, as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
+    """Try to break out of sandbox NAME's network layer from inside, and print a verdict a line.
+
+    CONTAINED is what neither a canary on this host heard nor the audit trail missed. ESCAPED is the rest. SKIPPED
+    says why an attempt proves nothing: the policy allows it, or it does not work on this host outside a sandbox
+    either. A stopped sandbox is started for as long as it takes. The exit status is 1 if anything escaped or nothing
+    could be tried.
+    """
+    paths = Paths.from_environment(os.environ)
+    with closing(read_only(paths.database)) as database:
+        sandbox = sandboxes.get(database, name)
+    rootfs.make_sure(paths, sandbox.template)
+    verdicts = []
+    for verdict in try_all(paths, name, os.environ):
+        verdicts.append(verdict)
+        _show(verdict, as_json=as_json)
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    output.say(
+        f"`{name}`: {counts[Outcome.CONTAINED]} of {len(verdicts)} attempts contained, "
+        f"{counts[Outcome.ESCAPED]} escaped, {counts[Outcome.SKIPPED]} skipped"
+    )
+    has_held = counts[Outcome.CONTAINED] > 0 and not counts[Outcome.ESCAPED]
+    return 0 if has_held else EXIT_FAILED
+
+
+def _show(verdict: Verdict, *, as_json: bool) -> None:
+    if as_json:
+        output.show_json_line(
+            {
+                "attempt": verdict.name,
+                "what": verdict.what,
+                "verdict": verdict.outcome.value,
+                "detail": verdict.detail,
+            }
+        )
+        return
+    word = verdict.outcome.value.upper()
+    padding = " " * (_OUTCOME_COLUMNS - len(word))
+    name = f"{verdict.name:<{_NAME_COLUMNS}}"
+    output.show(f"{output.paint(word, _COLOURS[verdict.outcome])}{padding}{name}{output.safe(verdict.detail)}")

@@ -262,7 +262,7 @@ def test_egress_that_dies_takes_the_network_along(lab: Installation) -> None:
     """Without its egress process a sandbox has no network, and ends."""
     lab.ok("run", "-d", "lab")
     pids = descendants(session_pid(lab))
-    egress = next(pid for pid in pids if b"egress_process" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    egress = next(pid for pid in pids if b"egress_program" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(egress, signal.SIGKILL)
     wait_until(lambda: status(lab) != "running", "the sandbox ends")
     assert lab.records("lab")[-1]["kind"] == "session-stopped"
@@ -389,7 +389,17 @@ def test_a_stopped_launcher(lab: Installation) -> None:
     assert all(is_gone(pid) for pid in children)
 
 
-PARTS = {"the launcher": "sandhold.cell.launch", "egress": "sandhold.session.egress_process", "process 1": ""}
+def test_process_1_keeps_its_memory_to_itself(lab: Installation) -> None:
+    """Root inside reads nothing of the session that process 1 is a copy of: no memory, variables or words."""
+    lab.ok("run", "-d", "lab")
+    for name in ("mem", "environ", "maps", "auxv", "syscall"):
+        done = lab("exec", "-u", "root", "lab", "head", "-c1", f"/proc/1/{name}")
+        assert done.status != 0, name
+        assert "Permission denied" in done.err
+    assert lab.ok("exec", "-u", "root", "lab", "sh", "-c", "tr -d '\\0' </proc/1/cmdline") == "sbx"
+
+
+PARTS = {"the launcher": "sandhold.cell.launch", "egress": "sandhold.session.egress_program", "process 1": ""}
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
@@ -422,7 +432,7 @@ def test_a_stopped_egress_and_a_killed_session(lab: Installation) -> None:
     lab.ok("run", "-d", "lab")
     pid = session_pid(lab)
     children = descendants(pid)
-    name = b"sandhold.session.egress_process"
+    name = b"sandhold.session.egress_program"
     egress = next(each for each in children if name in Path(f"/proc/{each}/cmdline").read_bytes())
     os.kill(egress, signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)

@@ -30,7 +30,7 @@ from sandhold.cell.network import Network, dropped, open_network
 from sandhold.cell.plan import Folder, Plan, PlannedFile, PlannedMount, PlannedSeed, to_bytes
 from sandhold.cell.spec import AGENT_UID, AGENT_USER, ROOT_USER, CellDied, TemplateKind
 from sandhold.linux.limits import open_control_group
-from sandhold.linux.process import spawn_module
+from sandhold.linux.process import Spawn, spawn_module
 from sandhold.linux.users import IdRange, Maps
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 STARTING_TIMEOUT_S: Final = 60.0  # takes 60 ms; a cold disk under load gets patience, a stuck one an error
 ENDING_TIMEOUT_S: Final = 20.0  # the kernel ends thousands of processes in well under a second
 MESSAGE_BYTES_MAX: Final = 4096
+LAUNCHER: Final = "sandhold.cell.launch"
 TMP_BYTES_MAX: Final = 4 << 30  # `/tmp` and `/dev/shm`, each; builds unpack there
 _RESERVED: Final = ("/", "/proc", "/dev", "/sys", "/etc", "/usr", "/run", "/tmp", "/home", "/bin", "/lib", "/sbin")  # noqa: S108
 _NO_FOLDER_BELOW: Final = ("/proc/", "/dev/", "/sys/")
@@ -150,7 +151,7 @@ class NamespacesCell:
         self.kill()
 
 
-def open_cell(spec: CellSpec) -> NamespacesCell:
+def open_cell(spec: CellSpec, spawn: Spawn = spawn_module) -> NamespacesCell:
     """Make a cell by rules 1 and 2.
 
     Raises:
@@ -160,12 +161,12 @@ def open_cell(spec: CellSpec) -> NamespacesCell:
     identity = identity_for(spec.slot)
     plan, notes = _plan(spec, identity)
     with contextlib.ExitStack() as undo:
-        network = open_network(identity)
+        network = open_network(identity, spawn)
         undo.callback(network.close)
         group = open_control_group(spec.name, spec.limits)
         if group is not None:
             undo.callback(group.remove)
-        ours, child = _spawn(plan, network)
+        ours, child = _spawn(spawn, plan, network)
         undo.callback(ours.close)
         undo.callback(_end_child, child)
         process = _hold(ours, child, group)
@@ -245,7 +246,7 @@ def _owner_is_agent(owner: int, base: int) -> IdMap:
     )
 
 
-def _spawn(plan: Plan, network: Network) -> tuple[socket.socket, Child]:
+def _spawn(spawn: Spawn, plan: Plan, network: Network) -> tuple[socket.socket, Child]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     fd = os.memfd_create("plan", os.MFD_CLOEXEC)
     with theirs, open(fd, "wb+", buffering=0) as file:
@@ -255,7 +256,7 @@ def _spawn(plan: Plan, network: Network) -> tuple[socket.socket, Child]:
         if network.namespaces.user is not None:
             fds.append(network.namespaces.user)
         try:
-            child = spawn_module("sandhold.cell.launch", fds)
+            child = spawn(LAUNCHER, fds)
         except BaseException:
             ours.close()
             raise

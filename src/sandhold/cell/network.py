@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sandhold.cell.network_inside import TABLE
 from sandhold.cell.network_trial import TrialSockets, try_network
 from sandhold.cell.spec import DroppedCount
-from sandhold.linux.process import Namespaces, run_checked, spawn_module
+from sandhold.linux.process import Namespaces, Spawn, run_checked, spawn_module
 from sandhold.linux.users import write_maps_with_helpers, write_single_id_map
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MAKING_TIMEOUT_S: Final = 30.0  # takes 20 ms; a loaded machine gets patience, a stuck one an error
 MESSAGE_BYTES_MAX: Final = 4096
+NETWORK_MAKER: Final = "sandhold.cell.network_inside"
 _DESCRIPTORS: Final = 13  # six sockets, two namespaces, five sockets for the trial
 _PROTOCOLS: Final = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 
@@ -60,7 +61,7 @@ class Network:
                 os.close(fd)
 
 
-def open_network(identity: Identity) -> Network:
+def open_network(identity: Identity, spawn: Spawn = spawn_module) -> Network:
     """Make a network by rules 1 to 4, owned by the outer user namespace that `identity` asks for.
 
     Raises:
@@ -70,7 +71,7 @@ def open_network(identity: Identity) -> Network:
     with ours:
         ours.settimeout(MAKING_TIMEOUT_S)
         with theirs:
-            child = spawn_module("sandhold.cell.network_inside", [theirs.fileno()])
+            child = spawn(NETWORK_MAKER, [theirs.fileno()])
         try:
             return _receive(ours, child.pid, identity)
         finally:

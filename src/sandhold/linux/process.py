@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sandhold.linux.syscalls import CLONE_NEWNET, CLONE_NEWUSER, setns
 
@@ -166,12 +166,12 @@ def find_program(name: str) -> str | None:
     return None
 
 
-class Child:
-    """A process of our own that runs a function of this package in a fresh interpreter."""
+class Child(Protocol):
+    """A process of our own."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-        self.pid = process.pid
+    @property
+    def pid(self) -> int:
+        """Its number, which is its own until `wait` has returned."""
 
     def wait(self, timeout_s: float) -> int:
         """Return its exit status.
@@ -179,17 +179,45 @@ class Child:
         Raises:
             TimeoutError: when it has not ended by then.
         """
+
+    def kill(self) -> None:
+        """End it at once; nothing happens when it has ended."""
+
+    def forget(self) -> None:
+        """Let it live on without us: nobody waits for it here."""
+
+
+class Spawn(Protocol):
+    """How a module of this package becomes a process: `spawn_module`, or a copy that waits for it (`spares.py`)."""
+
+    def __call__(self, module: str, fds: Sequence[int], *, stderr: int | None = None) -> Child:
+        """Start `module.main(fds)`.
+
+        Raises:
+            OSError: when no process can be started.
+        """
+
+
+class Interpreter:
+    """A `Child` that runs a function of this package in a fresh interpreter."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait as `Child` says."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"process {self.pid} did not end within {timeout_s:g} seconds") from None
 
     def kill(self) -> None:
-        """End it at once; nothing happens when it has ended."""
+        """End it at once."""
         self._process.kill()
 
     def forget(self) -> None:
-        """Let it live on without us: nobody waits for it here."""
+        """Let it live on without us."""
         self._process.returncode = 0
 
 
@@ -204,8 +232,8 @@ def spawn_module(module: str, fds: Sequence[int], *, stderr: int | None = None) 
         f"import sys; sys.path.append({source!r}); sys.dont_write_bytecode = True\n"
         f"from {module} import main; main({list(fds)!r})"
     )
-    return Child(
-        subprocess.Popen(  # its owner waits for it through `Child`
+    return Interpreter(
+        subprocess.Popen(  # its owner waits for it
             [sys.executable, "-I", "-S", "-c", program],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -217,21 +245,19 @@ def spawn_module(module: str, fds: Sequence[int], *, stderr: int | None = None) 
     )
 
 
-def spawn_program(
-    module: str, arguments: Sequence[str], *, fds: Sequence[int], log: int, environment: Mapping[str, str]
-) -> Child:
+def spawn_program(module: str, arguments: Sequence[str], *, fds: Sequence[int], log: int) -> Child:
     """Start `python -m module arguments` in a session of its own (setsid(2)), talking into the descriptor `log`.
 
     Isolated (`-I`) but with this installation's libraries. The child gets exactly these descriptors beyond 0, 1 and 2,
-    and this environment.
+    and an empty environment.
     """
-    return Child(
-        subprocess.Popen(  # it outlives us, or its owner waits for it through `Child`
+    return Interpreter(
+        subprocess.Popen(  # it outlives us, or its owner waits for it
             [sys.executable, "-I", "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=dict(environment),
+            env={},
             cwd="/",
             pass_fds=tuple(fds),
             start_new_session=True,

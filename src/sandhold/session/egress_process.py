@@ -1,37 +1,36 @@
-"""Egress runs in a process of its own, outside the sandbox's reach: this is the session's handle on it, and its start.
+"""Egress runs in a process of its own, outside the sandbox's reach: this is the session's handle on it.
 
-The process composes what the rooms below offer: the policy from the store, the trail, the authority, the sockets that
-were made inside the cell. It ends when the session does, because their link closes then.
+The program is `egress_program`. It ends when the session does, because their link closes then.
+
+Packets on the link (AF_UNIX, SOCK_SEQPACKET), one JSON object each but the second. In: the setup, whose values are text
+(the folders `state`, `data`, `config`; `sandbox`, `session`; `environment`, an object as JSON); one byte with the
+sockets inside; `{"apply": true}`; `{"stop": true}`. Out: what `egress/server.py` says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import signal
 import socket
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from sandhold.linux.process import spawn_program
-from sandhold.linux.syscalls import die_with_parent
 from sandhold.model.rule import Generation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandhold.cell.spec import Cell
-    from sandhold.linux.process import Child
+    from sandhold.linux.process import Child, Spawn
     from sandhold.paths import Paths
 
 READY_TIMEOUT_S: Final = 30.0  # an interpreter's start on a machine that is busy with twenty others
 STOP_TIMEOUT_S: Final = 10.0  # the end records of every open connection go to disk
 MESSAGE_BYTES_MAX: Final = 4096
-
-_MODULE: Final = "sandhold.session.egress_process"
+SETUP_BYTES_MAX: Final = 128 * 1024  # a few paths, and the variables that name the host's proxy
+SOCKETS: Final = 6  # TCP, DNS over UDP, DNS over TCP, for IPv4 and IPv6 each
+EGRESS_PROGRAM: Final = "sandhold.session.egress_program"
 
 
 class EgressError(Exception):
@@ -54,32 +53,38 @@ class EgressProcess:
         self._link = link
 
     @classmethod
-    def start(cls, paths: Paths, sandbox: str, session: str, cell: Cell, environ: Mapping[str, str]) -> Self:
-        """Start egress on the cell's sockets; it is not ready yet. Its words go to our standard error.
+    def start(cls, spawn: Spawn, paths: Paths, sandbox: str, session: str, environ: Mapping[str, str]) -> Self:
+        """Start egress, which reads the policy and waits for the cell's sockets. Its words go to our standard error.
 
         Raises:
             OSError: when no process can be started.
         """
+        setup = {
+            "state": str(paths.state),
+            "data": str(paths.data),
+            "config": str(paths.config),
+            "sandbox": sandbox,
+            "session": session,
+            "environment": json.dumps(dict(environ)),
+        }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            setup = {
-                "state": str(paths.state),
-                "data": str(paths.data),
-                "config": str(paths.config),
-                "sandbox": sandbox,
-                "session": session,
-                "link": theirs.fileno(),
-                "tcp": [sock.fileno() for sock in cell.tcp],
-                "dns_udp": [sock.fileno() for sock in cell.dns_udp],
-                "dns_tcp": [sock.fileno() for sock in cell.dns_tcp],
-            }
-            fds = [theirs.fileno(), *setup["tcp"], *setup["dns_udp"], *setup["dns_tcp"]]  # type: ignore[misc]  # the three lists
-            try:
-                child = spawn_program(_MODULE, [json.dumps(setup)], fds=fds, log=2, environment=environ)
-            except BaseException:
-                ours.close()
-                raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            with theirs:
+                ours.send(json.dumps(setup).encode())
+                child = spawn(EGRESS_PROGRAM, [theirs.fileno()], stderr=2)
+            undo.pop_all()
         return cls(child, ours)
+
+    def listen(self, cell: Cell) -> None:
+        """Let it serve the cell's sockets; when it does, `wait_ready` returns.
+
+        Raises:
+            OSError: when it is gone.
+        """
+        fds = [one.fileno() for one in (*cell.tcp, *cell.dns_udp, *cell.dns_tcp)]
+        assert len(fds) == SOCKETS
+        socket.send_fds(self._link, [b"s"], fds)
 
     def __enter__(self) -> Self:
         return self
@@ -148,55 +153,3 @@ class EgressProcess:
         if not isinstance(message, dict):
             return None
         return {str(key): value for key, value in message.items() if isinstance(value, int)}
-
-
-def main() -> None:
-    """Compose egress in this process and serve until the session says stop or is gone."""
-    # Imported here: the session needs the handle above and none of these.
-    from sandhold.egress.host_proxy import read_proxy  # noqa: PLC0415
-    from sandhold.egress.server import EgressSetup, Inside, serve  # noqa: PLC0415
-    from sandhold.paths import Paths  # noqa: PLC0415
-    from sandhold.session.agent_rules import brought_rules  # noqa: PLC0415
-    from sandhold.session.policies import CLOCK  # noqa: PLC0415
-    from sandhold.store.audit import Trail  # noqa: PLC0415
-    from sandhold.store.policy_index import read_index  # noqa: PLC0415
-
-    # A process that somebody stopped would not see its link close: the session's end wakes it.
-    die_with_parent(signal.SIGCONT)
-    given = json.loads(sys.argv[1])
-    paths = Paths(Path(given["state"]), Path(given["data"]), Path(given["config"]))
-    sandbox = given["sandbox"]
-    brought = brought_rules(paths, sandbox)
-
-    def sockets(kind: str) -> tuple[socket.socket, ...]:
-        return tuple(socket.socket(fileno=number) for number in given[kind])
-
-    with (
-        socket.socket(fileno=given["link"]) as link,
-        Trail.open(paths.trail(sandbox), sandbox, given["session"], CLOCK) as trail,
-    ):
-        setup = EgressSetup(
-            inside=Inside(sockets("tcp"), sockets("dns_udp"), sockets("dns_tcp")),
-            sandbox=sandbox,
-            index=read_index(paths.database, sandbox, brought),
-            append=trail.append,
-            authority=paths.authority,
-            proxy=read_proxy(os.environ),
-            resolvers=_resolvers(),
-            now=time.time,
-            reload=lambda: read_index(paths.database, sandbox, brought),
-        )
-        serve(setup, link)
-
-
-def _resolvers() -> tuple[str, ...]:
-    """Return the host's nameservers (resolv.conf(5)), none when it names none."""
-    try:
-        lines = Path("/etc/resolv.conf").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ()
-    return tuple(words[1] for line in lines if len(words := line.split()) >= 2 and words[0] == "nameserver")
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MARKER_BYTES_MAX: Final = 4096
 UNKNOWN_SESSION: Final = "unknown"  # of a marker that says nothing; ids of sessions are in capitals
-SESSION_MODULE: Final = "sandhold.session.run"
+SESSION_MODULE: Final = "sandhold.session.session_program"
 
 _LOCK_NAME: Final = "session.lock"
 _MARKER_NAME: Final = "session.json"

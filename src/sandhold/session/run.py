@@ -1,17 +1,15 @@
 """The session: the process on the host that owns one running sandbox, from its lock to its last record.
 
-Things are opened in one order and closed in the reverse: lock, trail, cell (nothing runs in it yet), egress (listening
-on the cell's sockets), record of the start, control socket; then commands may start inside. However it ends, egress is
-cut first, then every process inside ends, then the end is on record. If the session is killed, the kernel closes the
-descriptors that egress and the cell live by.
+Things are opened in one order and closed in the reverse: lock, trail, cell (nothing runs in it yet), egress on its
+sockets (its process was started before the cell, so that both get ready at once), record of the start, control socket;
+then commands may start inside. However it ends, egress is cut first, then every process inside ends, then the end is on
+record. If the session is killed, the kernel closes the descriptors that egress and the cell live by.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -23,14 +21,13 @@ from sandhold.agents.definitions import load_agent
 from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import CellSpec, DroppedCount
 from sandhold.cell.templates import find_template
-from sandhold.egress.certificates import Authority
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.event import Dropped, GenerationSwitched, SessionStarted, SessionStopped
-from sandhold.paths import Paths
 from sandhold.session import branches, control, inside, presence
 from sandhold.session.anchoring import anchor_end
+from sandhold.session.authority import AuthorityCheck
 from sandhold.session.creation import LAYER_FOLDER
-from sandhold.session.egress_process import EgressError, EgressProcess
+from sandhold.session.egress_process import EgressProcess
 from sandhold.session.egress_trial import ask_egress
 from sandhold.session.furnishing import furnish
 from sandhold.session.policies import CLOCK, actor
@@ -46,15 +43,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sandhold.cell.spec import Cell
+    from sandhold.linux.process import Spawn
     from sandhold.model.event import Event
     from sandhold.model.rule import Generation
     from sandhold.model.sandbox import Sandbox
+    from sandhold.paths import Paths
 
-DESCRIPTORS = 8192  # CHANNELS_MAX connections with four each, and a cell's own; also what programs inside may open
 
-
-def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
+def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], None]) -> None:
     """Own sandbox `name` from here to its end; `say_ready` is called once commands can be started in it.
+
+    `spawn` starts the helpers.
 
     Raises:
         presence.AlreadyHeldError: when another session owns it.
@@ -63,6 +62,7 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
     folder = paths.sandbox(name)
     with ExitStack() as stack:
         stack.enter_context(presence.hold(folder))
+        authority = stack.enter_context(AuthorityCheck.start(spawn, paths.authority))
         with contextlib.closing(read_only(paths.database)) as database:
             sandbox = sandboxes.get(database, name)
         agent = load_agent(sandbox.agent, paths.agents)
@@ -73,9 +73,11 @@ def run_session(paths: Paths, name: str, say_ready: Callable[[], None]) -> None:
         trail = stack.enter_context(Trail.open(paths.trail(name), name, session, CLOCK))
         wake = stack.enter_context(_stop_signals())
         _check_folders(sandbox)
-        cell = stack.enter_context(open_cell(_cell_spec(paths, sandbox)))
+        egress = stack.enter_context(EgressProcess.start(spawn, paths, name, session, os.environ))
+        cell = stack.enter_context(open_cell(_cell_spec(paths, sandbox, authority.certificate()), spawn))
+        stack.callback(egress.stop)
+        egress.listen(cell)
         drops = DropCounter(cell, trail)
-        egress = stack.enter_context(EgressProcess.start(paths, name, session, cell, os.environ))
         generation = egress.wait_ready()
         ask_egress(cell.asker)
         problem = furnish(cell, sandbox, agent)
@@ -139,32 +141,6 @@ def print_log(text: str) -> None:
     sys.stderr.flush()
 
 
-def main() -> None:
-    """Run the session named on the command line; says on descriptor `ready` when commands can start, or why not."""
-    given = json.loads(sys.argv[1])
-    paths = Paths(Path(given["state"]), Path(given["data"]), Path(given["config"]))
-    ready: int = given["ready"]
-    os.umask(0o077)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS), hard))
-
-    def say(answer: dict[str, object]) -> None:
-        with contextlib.suppress(OSError):
-            os.write(ready, json.dumps(answer).encode())
-            os.close(ready)
-
-    try:
-        run_session(paths, given["name"], lambda: say({"ready": True}))
-    except presence.AlreadyHeldError:
-        say({"held": True})
-    except SbxError as error:
-        print_log(f"error: {error.message}")
-        say({"error": error.message, "hint": error.hint, "status": error.status})
-    except (OSError, ValueError, EgressError) as error:
-        print_log(f"error: {error}")
-        say({"error": str(error), "hint": f"`sbx doctor` shows what this host can do; `sbx logs {given['name']}`"})
-
-
 def _check_folders(sandbox: Sandbox) -> None:
     """Say which folder is not what it was when the sandbox was created; the cell checks again and holds on to it.
 
@@ -181,10 +157,9 @@ def _check_folders(sandbox: Sandbox) -> None:
             )
 
 
-def _cell_spec(paths: Paths, sandbox: Sandbox) -> CellSpec:
-    authority = Authority.load_or_create(paths.authority)
+def _cell_spec(paths: Paths, sandbox: Sandbox, certificate: bytes) -> CellSpec:
     template = find_template(paths.templates, sandbox.template)
-    found = inside.prepare(sandbox.name, template, authority.certificate_pem, os.environ)
+    found = inside.prepare(sandbox.name, template, certificate, os.environ)
     return CellSpec(
         name=sandbox.name,
         template=template,
@@ -253,7 +228,3 @@ def _stop_signals() -> Iterator[int]:
         signal.set_wakeup_fd(-1)
         os.close(reader)
         os.close(writer)
-
-
-if __name__ == "__main__":
-    main()

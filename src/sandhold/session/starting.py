@@ -151,6 +151,7 @@ def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:
     folder = paths.sandbox(name)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     log = _open_log(folder)
+    environment = _environment_file(environ)
     try:
         given = {
             "state": str(paths.state),
@@ -158,15 +159,16 @@ def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:
             "config": str(paths.config),
             "name": name,
             "ready": writer,
+            "environment": environment,
         }
-        passed = {variable: environ[variable] for variable in _ENVIRONMENT if variable in environ}
-        child = spawn_program(presence.SESSION_MODULE, [json.dumps(given)], fds=[writer], log=log, environment=passed)
+        child = spawn_program(presence.SESSION_MODULE, [json.dumps(given)], fds=[writer, environment], log=log)
         os.close(writer)
         writer = -1
         answer = _answer(reader)
     finally:
         os.close(reader)
         os.close(log)
+        os.close(environment)
         if writer >= 0:
             os.close(writer)
     if answer.get("ready"):
@@ -182,6 +184,14 @@ def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:
         hint=str(answer.get("hint") or f"`sbx logs {name}` may say why"),
         status=EXIT_NOT_HELD,
     )
+
+
+def _environment_file(environ: Mapping[str, str]) -> int:
+    """Return a descriptor of what a session gets of the user's environment, as JSON; its own is empty."""
+    passed = {variable: environ[variable] for variable in _ENVIRONMENT if variable in environ}
+    descriptor = os.memfd_create("environment", os.MFD_CLOEXEC)
+    os.pwrite(descriptor, json.dumps(passed).encode(), 0)
+    return descriptor
 
 
 def _answer(reader: int) -> dict[str, object]:

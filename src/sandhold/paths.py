@@ -81,3 +81,8 @@ class Paths:
     def templates(self) -> Path:
         """The folder of templates, one folder each."""
         return self.data / "templates"
+
+    @property
+    def vm(self) -> Path:
+        """The folder of what virtual machines boot from; all of it can be made again."""
+        return self.data / "vm"

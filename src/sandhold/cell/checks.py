@@ -21,6 +21,7 @@ from sandhold.model.sandbox import Limits
 KERNEL_NEEDED: Final = (5, 19)  # idmapped lower layers of an overlay came last of what a cell is made of
 TRIAL_TIMEOUT_S: Final = 30.0
 MESSAGE_BYTES_MAX: Final = 4096
+_VM_PROGRAMS: Final = (("qemu-system-x86_64", "qemu-system-x86"), ("mkfs.erofs", "erofs-utils"))
 _IDS_NEEDED: Final = 65536
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)")
 _TRIAL_PIDS: Final = 16
@@ -52,6 +53,7 @@ def host_checks() -> tuple[Check, ...]:
         _network(),
         _overlays(),
         *(replace(check, is_needed=False) for check in (_builder(), _subordinate_ids(), _control_groups())),
+        *(replace(_program(name, package), is_needed=False) for name, package in _VM_PROGRAMS),
         replace(_virtual_machines(), is_needed=False),
     )
 

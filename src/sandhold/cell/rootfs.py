@@ -70,6 +70,7 @@ _NETWORK_WORDS: Final = (
     "Failed to fetch",
     "Unable to connect",
 )
+_INSTEAD: Final = "use `--template host`"
 _KEYRING_WORDS: Final = ("NO_PUBKEY", "not signed", "archive-keyring")
 _PASSED_ON: Final = ("HOME", "TMPDIR", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 
@@ -101,18 +102,16 @@ def make_rootfs(source: Source, folder: Path, lock: int, progress: Progress) -> 
         SbxError: when `mmdebstrap` is missing, fails or takes longer than `BUILD_S_MAX`.
     """
     if find_program("mmdebstrap") is None:
-        raise SbxError(
-            "`mmdebstrap` is not installed", hint="`sudo apt-get install mmdebstrap`, or use `--template host`"
-        )
+        raise SbxError("`mmdebstrap` is not installed", hint=f"`sudo apt-get install mmdebstrap`, or {_INSTEAD}")
     rootfs = folder / "rootfs"
     if os.geteuid() == 0:
-        _mmdebstrap(mmdebstrap_command(source, rootfs, is_root=True), lock, progress)
+        run_mmdebstrap(mmdebstrap_command(source, rootfs, is_root=True), lock, progress, instead=_INSTEAD)
         tree.delete_tree(rootfs / "dev")
         (rootfs / "dev").mkdir(mode=0o755)
         return
     require_user_ids()
     archive = folder / "rootfs.tar"
-    _mmdebstrap(mmdebstrap_command(source, archive, is_root=False), lock, progress)
+    run_mmdebstrap(mmdebstrap_command(source, archive, is_root=False), lock, progress, instead=_INSTEAD)
     progress("unpacking", "with the user ids that sandboxes have")
     tree.unpack(archive, rootfs)
     archive.unlink()
@@ -135,8 +134,12 @@ def mmdebstrap_command(source: Source, target: Path, *, is_root: bool) -> tuple[
     )
 
 
-def _mmdebstrap(command: tuple[str, ...], lock: int, progress: Progress) -> None:
-    """Run it and pass on what it says; its last lines are the error when it fails."""
+def run_mmdebstrap(command: tuple[str, ...], lock: int, progress: Progress, *, instead: str) -> None:
+    """Run it and pass on what it says; its last lines are the error when it fails, and `instead` is what else to do.
+
+    Raises:
+        SbxError: when it fails or takes longer than `BUILD_S_MAX`.
+    """
     said: deque[str] = deque(maxlen=LINES_KEPT)
 
     def on_line(line: str) -> None:
@@ -152,15 +155,15 @@ def _mmdebstrap(command: tuple[str, ...], lock: int, progress: Progress) -> None
     if status == 0:
         return
     how = f"took longer than {BUILD_S_MAX / 60:.0f} minutes" if status is None else f"failed with status {status}"
-    raise SbxError("\n".join((f"`mmdebstrap` {how}", *said)), hint=_hint("\n".join(said)))
+    raise SbxError("\n".join((f"`mmdebstrap` {how}", *said)), hint=_hint("\n".join(said), instead))
 
 
-def _hint(said: str) -> str:
+def _hint(said: str, instead: str) -> str:
     if any(words in said for words in _NETWORK_WORDS):
-        return "the host's package sources cannot be reached; check the network, or use `--template host` meanwhile"
+        return f"the host's package sources cannot be reached; check the network, or {instead} meanwhile"
     if any(words in said for words in _KEYRING_WORDS):
-        return "`sudo apt-get install debian-archive-keyring`, or use `--template host`"
-    return "try `sbx doctor`, or use `--template host`, which needs no building"
+        return f"`sudo apt-get install debian-archive-keyring`, or {instead}"
+    return f"try `sbx doctor`, or {instead}, which needs no building"
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:

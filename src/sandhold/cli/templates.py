@@ -67,10 +67,18 @@ def _why_outdated(paths: Paths, name: str) -> str | None:
 @template.command()
 @click.argument("name", default="debian")
 @click.option("--pull", is_flag=True, help="An agent's: make it anew, with the newest versions.")
-def build(name: str, pull: bool) -> int:  # noqa: FBT001 - click passes flags so
-    """Build a template: `debian`, or that of an agent."""
+@click.option("--microvm", is_flag=True, help="Make what a microVM boots from, too.")
+def build(name: str, pull: bool, microvm: bool) -> int:  # noqa: FBT001 - click passes flags so
+    """Build a template: `debian`, or that of an agent.
+
+    With `--microvm` the template may be there already, and `--pull` fetches the newest kernel too.
+    """
     paths = Paths.from_environment(os.environ)
     try:
+        if microvm:
+            templates.prepare_vm(paths, name, time.time(), output.progress, pull=pull)
+            output.say(f"`{name}` is ready for `--isolation microvm`")
+            return 0
         made = templates.build(paths, name, time.time(), output.progress, pull=pull)
     finally:
         output.end_progress()

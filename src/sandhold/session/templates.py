@@ -55,6 +55,25 @@ def build(paths: Paths, name: str, now: float, show: Callable[[str], None], *, p
     )
 
 
+def prepare_vm(paths: Paths, name: str, now: float, show: Callable[[str], None], *, pull: bool = False) -> None:
+    """Make what a virtual machine of this template boots from, and the template itself if it is not there.
+
+    With `pull` the template of an agent is made anew with the newest versions, and the newest kernel is fetched.
+
+    Raises:
+        SbxError: when there is no such template, no machine can start from it, or something cannot be made.
+    """
+    from sandhold.cell.boot_files import boot_files, remove_unused  # noqa: PLC0415 - few commands need archives
+
+    if pull and _agent(paths, name) is not None:
+        build(paths, name, now, show, pull=True)
+    else:
+        ensure_template(paths, name, now, show)
+    template = templates.find_template(paths.templates, name)
+    boot_files(paths.vm, template, lambda stage, what: show(f"microvm {name}: {stage} {what}".rstrip()), renew=pull)
+    remove_unused(paths.vm, paths.templates)
+
+
 def list_templates(paths: Paths) -> tuple[Description, ...]:
     """Return every template there is."""
     return templates.list_templates(paths.templates)
@@ -85,12 +104,15 @@ def outdated(paths: Paths, name: str) -> str | None:
 
 
 def remove(paths: Paths, name: str) -> None:
-    """Delete a template.
+    """Delete a template and what virtual machines would boot from.
 
     Raises:
         SbxError: when there is none, or it cannot be deleted.
     """
+    from sandhold.cell.boot_files import remove_unused  # noqa: PLC0415 - few commands need archives
+
     templates.remove_template(paths.templates, name)
+    remove_unused(paths.vm, paths.templates)
 
 
 def _quoted(parts: list[str]) -> str:

@@ -24,11 +24,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from sandhold.linux.locks import LOCK_WAIT_S, locked
 from sandhold.model.event import Recovered
 from sandhold.store.encoding import Envelope, encode_line
 from sandhold.store.event_ids import new_event_id
 from sandhold.store.folders import PRIVATE_FILE, make_private_folder, sync_folder
-from sandhold.store.locks import LOCK_WAIT_S, locked
 from sandhold.store.records import NO_RECORD, Head, head_of_line, is_torn_start, read_last_line
 
 if TYPE_CHECKING:

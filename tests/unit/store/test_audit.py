@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.store import locks
+from sandhold.linux import locks
 from sandhold.store.audit import Clock, Trail
 from sandhold.store.records import NO_RECORD, Head, head, read_backwards
 from sandhold.store.verification import verify

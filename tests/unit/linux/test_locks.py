@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.store.locks import locked
+from sandhold.linux.locks import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

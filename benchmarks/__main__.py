@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import peers, proxies, report, sandbox, world
+from benchmarks import decisions, files, inside, peers, proxies, report, sandbox, sessions, starts, trail, world
 from benchmarks.figures import Figures
 from benchmarks.processes import NotMeasuredError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-NAMES: Final = ("bulk", "connect", "loaded", "requests")
+NAMES: Final = (
+    *("bulk", "connect", "loaded", "requests", "refusals", "lookups"),
+    *("memory", "tunnels", "starts", "fleet", "decisions", "trail", "files"),
+)
+
+
+SIZES: Final = (10, 1000, 100_000, 1_000_000)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 def _measure(made: world.World, given: argparse.Namespace, names: tuple[str, ...]) -> int:
     figures = Figures()
     began = time.monotonic()
-    proxies.compare(made, figures, proxies.QUICK if given.quick else proxies.FULL, names)
+    _run_works(made, figures, names, is_quick=given.quick)
     about: dict[str, object] = {
         "machine": report.machine(),
         "versions": {"sandhold": sandbox.version(), **peers.versions()},
@@ -56,6 +63,35 @@ def _measure(made: world.World, given: argparse.Namespace, names: tuple[str, ...
         print(f"failed: {subject} at {work}: {reason}", file=sys.stderr)
     print(f"{folder / 'results.md'}: everything that was measured", file=sys.stderr)
     return 0
+
+
+def _run_works(made: world.World, figures: Figures, names: tuple[str, ...], *, is_quick: bool) -> None:
+    size = proxies.QUICK if is_quick else proxies.FULL
+    rounds = size.rounds
+    works: dict[str, Callable[[], None]] = {
+        "starts": lambda: starts.measure(made, figures, rounds=2 * rounds, many=50 if is_quick else 1000),
+        "fleet": lambda: starts.measure_fleet(made, figures, rounds=min(rounds, 3), count=4 if is_quick else 20),
+        "memory": lambda: sessions.measure(made, figures, rounds=min(rounds, 3), tunnels=1000),
+        "tunnels": lambda: sessions.measure_many(made, figures, rounds=1, tunnels=900 if is_quick else 10_000),
+        "decisions": lambda: decisions.measure(made, figures, rounds=rounds, sizes=(10, 1000) if is_quick else SIZES),
+        "trail": lambda: trail.measure(made, figures, rounds=rounds, long=9000 if is_quick else 1_000_000),
+        "files": lambda: files.measure(made, figures, rounds=rounds, count=1000 if is_quick else 50_000),
+    }
+    for name, work in works.items():
+        if name in names:
+            _attempt(figures, name, work)
+    _attempt(figures, "refusals", lambda: inside.measure(made, figures, size, names))
+    proxies.compare(made, figures, size, names)
+
+
+def _attempt(figures: Figures, name: str, work: Callable[[], None]) -> None:
+    """Do a work; when even its setting cannot be made, that is reported, and the others go on."""
+    began = time.monotonic()
+    try:
+        work()
+    except (NotMeasuredError, OSError, subprocess.SubprocessError) as error:
+        figures.fail(name, "sandhold", str(error))
+    print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

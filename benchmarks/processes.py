@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 START_TIMEOUT_S: Final = 30.0  # the slowest peer takes two on a quiet machine
 END_TIMEOUT_S: Final = 10.0  # between SIGTERM and SIGKILL
 SETTLE_STEP_S: Final = 0.05
 SETTLE_TIMEOUT_S: Final = 3.0  # logs and closings that trail behind a load
+COMMAND_TIMEOUT_S: Final = 120.0  # starting a thousand times longer than any of these takes
 IDLE_SHARE: Final = 0.1  # below this share of a processor a process is not working on the load any more
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -43,7 +46,7 @@ def tree(pids: Iterable[int]) -> list[int]:
         pid = waiting.pop()
         found.append(pid)
         waiting += children.get(pid, [])
-    return found
+    return list(dict.fromkeys(found))
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
@@ -71,6 +74,61 @@ def settled_cpu_seconds(pids: Sequence[int]) -> float:
             return after
         before = after
     return before
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a command cost as a whole: seconds on the clock, and of processors, its children's included."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def timed(argv: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Cost:
+    """Run a command to its end.
+
+    Raises:
+        NotMeasuredError: when it fails, or takes longer than `COMMAND_TIMEOUT_S`.
+    """
+    before = _children_cpu_seconds()
+    began = time.perf_counter()
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment,
+            cwd=folder,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotMeasuredError(f"`{argv[0]}` did not end in {COMMAND_TIMEOUT_S:.0f} s") from error
+    wall_s = time.perf_counter() - began
+    cpu_s = _children_cpu_seconds() - before
+    if done.returncode:
+        raise NotMeasuredError(
+            f"exit status {done.returncode}: {done.stderr.decode('utf-8', 'replace').strip()[-300:]}"
+        )
+    return Cost(wall_s, cpu_s)
+
+
+def _children_cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that nobody announces.
+
+    Raises:
+        NotMeasuredError: when it does not come about in time.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise NotMeasuredError(f"never came about: {what}")
+        time.sleep(SETTLE_STEP_S)
 
 
 def pss_bytes(pids: Iterable[int]) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.world import World
 
 TEMPLATE: Final = "debian"
+PROXIED: Final = "proxied"
 COMMAND_TIMEOUT_S: Final = 300.0  # building the template takes most of a minute
 
 
@@ -102,22 +103,38 @@ def installed(world: World) -> Installation:
 
 
 @contextlib.contextmanager
-def sandbox(world: World, sbx: Installation, name: str, *flags: str) -> Iterator[Path]:
+def sandbox(world: World, sbx: Installation, name: str, *, every_cpu: bool = False) -> Iterator[Path]:
     """Keep a sandbox running that may reach the far end; yields its workspace."""
     workspace = world.disk / f"workspace-{name}"
     workspace.mkdir()
-    sbx.run("create", "--name", name, "shell", ".", "--allow-network", f"{NAME}:*", *flags, folder=workspace)
+    sbx.run("create", "--name", name, "shell", ".", "--allow-network", f"{NAME}:*", folder=workspace)
     try:
         # The processor is handed down to everything that the session starts; the client chooses its own.
-        sbx.run("run", "-d", name, cpu=world.subject_cpu)
+        sbx.run("run", "-d", name, cpu=None if every_cpu else world.subject_cpu)
         yield workspace
     finally:
         sbx.run("rm", "-f", name)
         shutil.rmtree(workspace)
 
 
+def is_running(sbx: Installation, name: str) -> bool:
+    """Whether a sandbox has a session process."""
+    return "session" in _find_pids(sbx, name)
+
+
 def session_pids(sbx: Installation, name: str) -> dict[str, int]:
-    """Return the process ids of a sandbox's session and of its egress."""
+    """Return the process ids of a sandbox's session and of its egress.
+
+    Raises:
+        NotMeasuredError: when it has none.
+    """
+    found = _find_pids(sbx, name)
+    if "egress" not in found:
+        raise NotMeasuredError("no egress process is running")
+    return found
+
+
+def _find_pids(sbx: Installation, name: str) -> dict[str, int]:
     marker = f'"sandbox": "{name}"'
     session = f'"name": "{name}"'
     found = {}
@@ -129,19 +146,17 @@ def session_pids(sbx: Installation, name: str) -> dict[str, int]:
                     continue
                 if "egress_process" in words and marker in words:
                     found["egress"] = int(entry.name)
-                elif session in words:
+                elif "session.run" in words and session in words:
                     found["session"] = int(entry.name)
-    if "egress" not in found:
-        raise NotMeasuredError("no egress process is running")
     return found
 
 
 @contextlib.contextmanager
-def proxied(world: World) -> Iterator[Subject]:
+def proxied(world: World, name: str = PROXIED) -> Iterator[Subject]:
     """Run a sandbox whose client asks the proxy inside, as peers are asked."""
     sbx = installed(world)
-    with sandbox(world, sbx, "proxied") as workspace:
-        yield _subject(sbx, "sandhold", "proxied", workspace, ("connect", f"{GATEWAY_IPV4}:{PROXY_PORT}", None))
+    with sandbox(world, sbx, name) as workspace:
+        yield _subject(sbx, "sandhold", name, workspace, ("connect", f"{GATEWAY_IPV4}:{PROXY_PORT}", None))
 
 
 @contextlib.contextmanager

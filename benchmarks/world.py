@@ -25,7 +25,7 @@ CLONE: Final = Path(__file__).resolve().parents[1]
 WORK: Final = Path(__file__).resolve().parent / ".work"
 ADDRESS: Final = "203.0.113.10"
 NAME: Final = "good.test"
-DENIED_NAME: Final = "denied.test"
+DENIED_NAME: Final = "denied.test"  # no policy here allows it
 TUNNEL_PORT: Final = 443
 HTTP_PORT: Final = 80
 
@@ -42,6 +42,16 @@ class World:
     disk: Path
     load_cpu: int
     subject_cpu: int
+
+    @contextlib.contextmanager
+    def every_cpu(self) -> Iterator[None]:
+        """Let what is started meanwhile run on both processors, as it would for a user."""
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {self.load_cpu, self.subject_cpu})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
     def on_subject_cpu(self, *words: str) -> list[str]:
         """Return a command line that runs on the processor of what is measured."""
@@ -77,7 +87,7 @@ def built() -> Iterator[World]:
     with tempfile.TemporaryDirectory(dir=_disk(), prefix="bench-") as name:
         disk = Path(name)
         disk.chmod(0o755)
-        _mount_file(disk / "hosts", f"127.0.0.1 localhost\n{ADDRESS} {NAME} {DENIED_NAME}\n", "/etc/hosts")
+        _mount_file(disk / "hosts", f"127.0.0.1 localhost\n{ADDRESS} {NAME}\n", "/etc/hosts")
         _mount_file(disk / "resolv.conf", f"nameserver {ADDRESS}\n", "/etc/resolv.conf")
         world = World(disk, processors[0], processors[-1])
         os.sched_setaffinity(0, {world.load_cpu} if len(processors) > 1 else set(processors))

@@ -1,0 +1,51 @@
+"""File work inside a sandbox over the same work on the host: the same program, the same folder, the same tools.
+
+The program times each step itself, so that starting is not in it. Inside and outside take turns.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.processes import NotMeasuredError
+from benchmarks.proxies import take
+from benchmarks.sandbox import installed, sandbox
+
+if TYPE_CHECKING:
+    from benchmarks.figures import Figures
+    from benchmarks.proxies import Metrics
+    from benchmarks.world import World
+
+PROGRAM: Final = Path(__file__).with_name("load") / "filework.py"
+STEP_TIMEOUT_S: Final = 300.0  # the slowest step takes seconds
+NAME: Final = "files"
+
+
+def measure(world: World, figures: Figures, *, rounds: int, count: int) -> None:
+    """Prepare an archive, a repository of `count` files and a package, then do the work inside and outside in turn."""
+    sbx = installed(world)
+    with world.every_cpu(), sandbox(world, sbx, NAME, every_cpu=True) as workspace:
+        shutil.copy(PROGRAM, workspace / "filework.py")
+        program = ["python3", str(workspace / "filework.py"), str(workspace)]
+        ways = {"host": ["env", "-i", "PATH=/usr/bin:/bin", f"HOME={workspace}", *program]}
+        ways["inside"] = sbx.argv("exec", NAME, *program)
+        _run([*ways["host"], "prepare", str(count)])
+        for _ in range(rounds):
+            for step in ("unpack", "status", "install"):
+                for way, argv in ways.items():
+                    take(figures, f"files-{step}", way, functools.partial(_run, [*argv, step, str(count)]))
+
+
+def _run(argv: list[str]) -> Metrics:
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STEP_TIMEOUT_S, check=False
+    )
+    if done.returncode:
+        raise NotMeasuredError(f"{done.stdout.strip()[-200:]} {done.stderr.strip()[-300:]}")
+    answer: dict[str, float] = json.loads(done.stdout)
+    return answer

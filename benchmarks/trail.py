@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import select
 import subprocess
 import time
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from benchmarks.processes import NotMeasuredError, timed
 from benchmarks.proxies import take
@@ -32,6 +34,8 @@ LAB: Final = "lab"
 SHORT: Final = 1000
 BATCHES: Final = (1, 64)
 APPENDS: Final = 200
+RECORDS_EACH: Final = 3  # of one connection
+FOLLOW_TIMEOUT_S: Final = 60.0  # for a line to be shown; a follower looks several times a second
 FILL_BATCH: Final = 9000
 RARE_EVERY: Final = 10_000  # connections to one that is for the host that is asked for
 COMMON_HOSTS: Final = 200
@@ -96,7 +100,7 @@ def _ask(argv: list[str], folder: Path) -> Metrics:
 
 
 def _follow(sbx: Installation) -> Metrics:
-    """Wait for the first line that a follower shows, then for one that was appended meanwhile."""
+    """Wait until a follower shows the newest connection, then until it shows one that was appended meanwhile."""
     argv = sbx.argv("policy", "log", LAB, "--follow", "--limit", "1")
     began = time.perf_counter()
     with subprocess.Popen(
@@ -104,33 +108,45 @@ def _follow(sbx: Installation) -> Metrics:
     ) as follower:
         assert follower.stdout is not None
         try:
-            if not follower.stdout.readline():
-                raise NotMeasuredError("the follower showed nothing")
+            _read_until(follower.stdout, b".test")
             shown_s = time.perf_counter() - began
             with Trail.open(_trail(sbx), LAB, "session", _CLOCK) as trail:
-                trail.append(list(itertools.islice(connections(), 3)))
+                trail.append(list(itertools.islice(connections("seen.test"), RECORDS_EACH)))
             appended = time.perf_counter()
-            if not follower.stdout.readline():
-                raise NotMeasuredError("the follower ended")
+            _read_until(follower.stdout, b"seen.test")
             seen_s = time.perf_counter() - appended
+            with Trail.open(_trail(sbx), LAB, "session", _CLOCK) as trail:  # the next follower shows this one first
+                trail.append(list(itertools.islice(connections(), RECORDS_EACH)))
         finally:
             follower.kill()
     return {"wall_ms": shown_s * 1e3, "seen_after_ms": seen_s * 1e3}
 
 
+def _read_until(stream: IO[bytes], text: bytes) -> None:
+    shown = b""
+    deadline = time.monotonic() + FOLLOW_TIMEOUT_S
+    while text not in shown:
+        ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+        data = os.read(stream.fileno(), 65536) if ready else b""
+        if not data:
+            raise NotMeasuredError(f"the follower does not show {text.decode()!r}")
+        shown += data
+
+
 def _fill(path: Path, count: int) -> None:
-    events = itertools.islice(connections(), count)
+    whole = count // RECORDS_EACH * RECORDS_EACH  # a connection that is still open is not shown by a follower
+    events = itertools.islice(connections(), whole)
     with Trail.open(path, LAB, "session", _CLOCK) as trail:
         while batch := list(itertools.islice(events, FILL_BATCH)):
             trail.append(batch)
 
 
-def connections() -> Iterator[Event]:
-    """Yield the records of one allowed connection after another: decided, established, closed."""
+def connections(host: str | None = None) -> Iterator[Event]:
+    """Yield the records of one allowed connection after another, to one host or to many: decided, established, closed."""
     for number in itertools.count():
         event: EventId = new_event_id(time.time())
         name = "rare.test" if number % RARE_EVERY == 0 else f"host-{number % COMMON_HOSTS}.test"
-        named = Destination(parse_host(name), 443, Source.SNI)
+        named = Destination(parse_host(host or name), 443, Source.SNI)
         yield Connection(event, Via.TRANSPARENT, named, (named,), (IPv4Address("198.18.0.1"), 443), _ALLOWED)
         yield Established(event, 200, (_ADDRESS,), (_ADDRESS, 443))
         yield Closed(event, 200, 1200, 40960, 0.25, Why.DONE)

@@ -1,0 +1,44 @@
+"""Every parser keeps its rules whatever it is given; `scripts/fuzz` does the same for hours."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.fuzz.engine import BrokenError, Target, fuzz, mutate
+from tests.fuzz.run import TARGETS
+
+EXECUTIONS = 6000
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_no_input_breaks_a_rule(target: Target) -> None:
+    """Thousands of changed inputs meet no crash, no hang and no broken rule of the parser."""
+    tally = fuzz(target, seed=1, executions=EXECUTIONS)
+    assert tally.executions == EXECUTIONS
+    assert len(tally.kinds) > 2, "the corpus never gets past the first check"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_ten_minutes_break_no_rule(target: Target) -> None:
+    """Neither do millions."""
+    assert fuzz(target, seed=2, executions=10_000_000, seconds=600).executions > EXECUTIONS
+
+
+def test_a_broken_rule_is_found_and_shown() -> None:
+    """The fuzzer finds a rule that breaks on one word behind another, and says on which input."""
+
+    def check(data: bytes) -> str:
+        assert b"GET" not in data or b"\0" not in data
+        return "with GET" if b"GET" in data else "without"
+
+    with pytest.raises(BrokenError, match="fromhex"):
+        fuzz(Target("broken", (b"start",), (b"GET",), lambda _: check), seed=1, executions=100_000)
+
+
+def test_the_same_seed_gives_the_same_inputs() -> None:
+    """A run can be repeated."""
+    first, second = ([mutate(random.Random(7), [b"abc"], [b"x"]) for _ in range(2)] for _ in range(2))
+    assert first == second

@@ -63,7 +63,7 @@ class MalformedHeadError(ValueError):
 def split_head(buffer: bytes) -> tuple[list[bytes], int] | NeedMore:
     """Cut the head that `buffer` starts with into its lines by rules 1 and 5; the number is how many bytes it took.
 
-    Every limit is looked at before what lies behind it, so that more bytes never change a refusal.
+    Every limit is looked at before what lies behind it, so that more bytes never lift a refusal.
 
     Raises:
         MalformedHeadError: when a line ends in anything but CR LF, or a limit is reached.

@@ -5,10 +5,11 @@
    starts so is refused. What follows those records is not looked at.
 2. The 24 bytes of the HTTP/2 preface are HTTP/2 with prior knowledge; anything else that starts with its first line is
    refused.
-3. A token of at most 32 characters, a space and text on one line with ` HTTP/` in it are HTTP/1, and so is a line that
-   starts with a registered method (HTTP/0.9 is refused, not opaque). It is read by the rules of `request_head`.
+3. A token of at most 32 characters, a space and text on one line with ` HTTP/` in it are HTTP/1, whatever the token is
+   and also where bytes beyond ASCII stand in that text, and so is a line that starts with a registered method (HTTP/0.9
+   is refused, not opaque). It is read by the rules of `request_head`.
 4. Servers skip empty lines before a request (RFC 9112 section 2.2): HTTP behind any is refused.
-5. `SSH-` and whatever can no longer become one of these is opaque, as soon as that is certain.
+5. Whatever can no longer become one of these is opaque, as soon as that is certain.
 6. No opening needs more than `OPENING_BYTES_MAX`; one that would is refused with its own reason.
 7. TLS or HTTP that ends before its opening is whole is refused; other bytes that end so are opaque.
 """
@@ -58,7 +59,7 @@ _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _LINE_ENDS: Final = b"\r\n"
 _DECIDING_BYTES: Final = 64  # the preface, the longest method, the headers of a record and of its message
 _METHOD = re.compile(TOKEN)
-_TEXT = re.compile(rb"[\t -~]*")
+_TEXT = re.compile(rb"[\t -~\x80-\xff]*")  # some servers take bytes beyond ASCII in a request line
 _REGISTERED_METHODS: Final = frozenset(
     {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PRI"}
 )
@@ -114,7 +115,7 @@ Opening = TlsOpening | HttpOpening | ConnectOpening | Http2Preface | Opaque | Ma
 
 
 def read_opening(buffer: bytes) -> Opening | NeedMore:
-    """Say what a connection's first bytes are; once it is not `NEED_MORE`, more bytes never change it."""
+    """Say what a connection's first bytes are; once decided, more bytes change only a refusal's words."""
     if not buffer:
         return NEED_MORE
     if buffer[0] == _HANDSHAKE:
@@ -251,7 +252,7 @@ def _read_text(buffer: bytes) -> HttpOpening | ConnectOpening | MalformedOpening
     """Rules 2, 3, 5 and 6. Only the text before the first byte that is no text decides whether this is HTTP at all."""
     window = buffer[: START_LINE_BYTES_MAX + 2]
     match = _METHOD.match(window)
-    if match is None or len(match[0]) > METHOD_CHARS_MAX or window.startswith(b"SSH-"):
+    if match is None or len(match[0]) > METHOD_CHARS_MAX:
         return Opaque()
     method = match[0]
     if len(method) == len(window):
@@ -264,6 +265,8 @@ def _read_text(buffer: bytes) -> HttpOpening | ConnectOpening | MalformedOpening
     text = text_match[0]
     ended_by = window[len(text) : len(text) + 1]
     has_version = b" HTTP/" in text
+    if not text.isascii() and (has_version or is_registered):
+        return MalformedOpening("a byte in the request line that belongs in no URI", status=400)
     if not has_version and ended_by:
         return MalformedOpening("a request line without a version", status=400) if is_registered else Opaque()
     if ended_by not in (b"", b"\r", b"\n"):

@@ -76,7 +76,7 @@ def test_byte_by_byte(opening: bytes, kind: type) -> None:
 
 
 OPAQUE = {
-    "OpenSSH": (OPENSSH, 4),
+    "OpenSSH": (OPENSSH, len(OPENSSH) - 1),
     "git's own protocol": (GIT_DAEMON, len(b"003bgit-upload-pack /r.git") + 1),
     "PostgreSQL asks for TLS": (POSTGRES_TLS, 1),
     "Redis": (REDIS, 3),
@@ -138,6 +138,9 @@ HTTP_REFUSED = {
     "a line that ends with LF": (b"GET / HTTP/1.1\n", 400),
     "a NUL in the request line": (b"GET /\0 HTTP/1.1\r\n", 400),
     "a byte above ASCII behind the version": (b"GET / HTTP/1.1\xa0\r\n", 400),
+    "a byte above ASCII in the target of any method": (b"ANY /\x98 HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
+    "a byte above ASCII behind a known method": (b"GET /\x98", 400),
+    "a method like the banner of SSH": (b"SSH-2.0-x /\x98 HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
     "a lower-case method": (b"connect good.test:443 HTTP/1.1\r\nHost: good.test:443\r\n\r\n", 400),
     "a preface that goes on differently": (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", 505),
     "no host": (b"GET / HTTP/1.1\r\nAccept: */*\r\n\r\n", 400),

@@ -40,7 +40,7 @@ class Size:
     refusals: int
 
 
-FULL: Final = Size(rounds=5, bulk_bytes=GB, connections=2000, loaded_connections=200, requests=5000, refusals=200)
+FULL: Final = Size(rounds=5, bulk_bytes=GB, connections=2000, loaded_connections=40, requests=5000, refusals=200)
 QUICK: Final = Size(rounds=1, bulk_bytes=GB // 5, connections=200, loaded_connections=30, requests=500, refusals=20)
 
 

@@ -142,7 +142,7 @@ def _fill(path: Path, count: int) -> None:
 
 
 def connections(host: str | None = None) -> Iterator[Event]:
-    """Yield the records of one allowed connection after another, to one host or to many: decided, established, closed."""
+    """Yield the records of one allowed connection after another, to one host or to many."""
     for number in itertools.count():
         event: EventId = new_event_id(time.time())
         name = "rare.test" if number % RARE_EVERY == 0 else f"host-{number % COMMON_HOSTS}.test"

@@ -25,6 +25,7 @@ COMMAND_TIMEOUT_S: Final = 120.0  # starting a thousand times longer than any of
 IDLE_SHARE: Final = 0.1  # below this share of a processor a process is not working on the load any more
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_TCP_LISTEN: Final = "0A"  # include/net/tcp_states.h
 _CPUCLOCK_SCHED: Final = 2  # linux/posix-timers_types.h: the clock of a process, all its threads, also ended ones
 
 
@@ -175,18 +176,33 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def wait_listening(address: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until somebody listens there.
+def wait_listening(process: subprocess.Popen[bytes], log: Path, port: int | None) -> int:
+    """Wait until a process listens on `port` of 127.0.0.1, or on one that it chose (None); returns the port.
 
     Raises:
-        NotMeasuredError: when nobody does in time, or the process ended.
+        NotMeasuredError: when it does not in time, or has ended.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
-            return
+    while time.monotonic() < deadline and process.poll() is None:
+        for found in [port] if port is not None else sorted(_ports(tree([process.pid]))):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", found), 1):
+                return found
         select.select([], [], [], 0.02)
     said = log.read_text("utf-8", "replace").strip().splitlines()[-3:]
     raise NotMeasuredError(f"does not listen: {' / '.join(said) or 'no word'}")
+
+
+def _ports(pids: Iterable[int]) -> set[int]:
+    """Return the TCP ports that these listen on, as /proc/net/tcp tells."""
+    listening = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == _TCP_LISTEN:
+            listening[f"socket:[{fields[9]}]"] = int(fields[1].rpartition(":")[2], 16)
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    found.add(listening.get(str(fd.readlink())))
+    return {port for port in found if port is not None}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.processes import NotMeasuredError
+from benchmarks.processes import NotMeasuredError, tree
 from benchmarks.subjects import Subject
 from benchmarks.world import CLONE, HTTP_PORT, NAME, TUNNEL_PORT, WORK
 from sandhold.model.cell_addresses import GATEWAY_IPV4, PROXY_PORT
@@ -135,20 +135,21 @@ def session_pids(sbx: Installation, name: str) -> dict[str, int]:
 
 
 def _find_pids(sbx: Installation, name: str) -> dict[str, int]:
-    marker = f'"sandbox": "{name}"'
-    session = f'"name": "{name}"'
-    found = {}
+    """Find a sandbox's session by what it was started with, and its egress among what the session has started."""
+    words = (json.dumps(str(sbx.state)), f'"name": "{name}"')
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
-                if json.dumps(str(sbx.state)) not in words:
-                    continue
-                if "egress_process" in words and marker in words:
-                    found["egress"] = int(entry.name)
-                elif "session.run" in words and session in words:
-                    found["session"] = int(entry.name)
-    return found
+        if entry.name.isdigit() and all(word in _command_line(int(entry.name)) for word in words):
+            session = int(entry.name)
+            egress = [pid for pid in tree([session]) if pid != session and ".egress_pr" in _command_line(pid)]
+            return {"session": session} | ({"egress": egress[0]} if egress else {})
+    return {}
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""  # it has ended
 
 
 @contextlib.contextmanager

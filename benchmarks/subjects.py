@@ -117,7 +117,10 @@ def direct() -> Subject:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A proxy that we start: its command line, and files for it by name (`{folder}`, `{port}`, `{port2}` filled in)."""
+    """A proxy that we start: its command line, and files for it by name (`{folder}`, `{port}`, `{port2}` filled in).
+
+    One with the port 0 chooses its own.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -141,14 +144,15 @@ class Peer:
         for name, text in self.files:
             (folder / name).write_text(_fill(text, known))
         argv = [_fill(word, known) for word in self.argv]
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(folder), **dict(self.environment)}
+        environment = {name: _fill(value, known) for name, value in self.environment}
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(folder), **environment}
         log = folder / "log"
         with running(world.on_subject_cpu(*argv), log, environment=environment, folder=folder) as process:
-            wait_listening("127.0.0.1", self.port, process, log)
-            second = self.port if self.via == "connect" else self.port + 1
+            port = wait_listening(process, log, self.port or None)
+            second = port if self.via == "connect" else port + 1
             yield Subject(
                 self.name,
-                f"127.0.0.1:{self.port}",
+                f"127.0.0.1:{port}",
                 f"127.0.0.1:{second}",
                 self.via,
                 (process.pid,),
@@ -256,6 +260,21 @@ socket-timeout 300
 connection-sharing 1
 """
 
+# codex starts its proxy beside the command that it runs in its sandbox, and ends it with that.
+_CODEX: Final = f"""
+[features.network_proxy]
+enabled = true
+[permissions.bench.filesystem]
+":root" = "read"
+[permissions.bench.network]
+enabled = true
+enable_socks5 = false
+allow_local_binding = true
+mode = "full"
+[permissions.bench.network.domains]
+"{NAME}" = "allow"
+"""
+
 PEERS: Final = (
     Peer("squid", ("squid", "-N", "-f", "{folder}/squid.conf"), (("squid.conf", _SQUID),), 4100),
     Peer("haproxy", ("haproxy", "-db", "-f", "{folder}/haproxy.cfg"), (("haproxy.cfg", _HAPROXY),), 4110, "none"),
@@ -303,6 +322,16 @@ PEERS: Final = (
         ),
         port=4170,
         share=0.5,
+    ),
+    Peer(
+        "codex",
+        (
+            *("{work}/npm/node_modules/.bin/node", "{work}/npm/node_modules/@openai/codex/bin/codex.js"),
+            *("sandbox", "-P", "bench", "--", "sleep", "86400"),
+        ),
+        (("config.toml", _CODEX),),
+        share=0.5,
+        environment=(("CODEX_HOME", "{folder}"),),
     ),
 )
 

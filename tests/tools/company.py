@@ -31,9 +31,10 @@ class Company:
         self.root_pem = root.public_bytes(_PEM)
         self.bundle = folder / "bundle.crt"
         self.bundle.write_bytes(_host_bundle() + self.root_pem)
+        self.server_pem = server.public_bytes(_PEM)
         self._chain = folder / "server.pem"
         private = server_key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        self._chain.write_bytes(private + server.public_bytes(_PEM))
+        self._chain.write_bytes(private + self.server_pem)
 
     def server_context(self, *protocols: str) -> ssl.SSLContext:
         """Return the server side of TLS for `NAME` with these protocols on offer (ALPN)."""

@@ -206,7 +206,13 @@ def _plan(spec: CellSpec, identity: Identity) -> tuple[Plan, tuple[str, ...]]:
         pids=spec.limits.pids,
         tmp_bytes=min(TMP_BYTES_MAX, spec.limits.memory or TMP_BYTES_MAX),
         seeds=tuple(
-            PlannedSeed(str(one.path), _base64(one.content), one.seeding.value, _base64(one.marker))
+            PlannedSeed(
+                str(one.path),
+                _base64(one.content),
+                one.seeding.value,
+                _base64(one.marker),
+                AGENT_UID if one.is_agents else 0,
+            )
             for one in spec.seeds
         ),
         template_layers=tuple(Folder.look(os.path.realpath(layer)) for layer in spec.template.layers),

@@ -73,12 +73,16 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSeed:
-    """A file to put into the layer; `content` and `marker` in base 64, `seeding` as in the cell's specification."""
+    """A file to put into the layer; `content` and `marker` in base 64, `seeding` as in the cell's specification.
+
+    `owner` is an id inside.
+    """
 
     path: str
     content: str
     seeding: str
     marker: str
+    owner: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,8 +115,9 @@ def build_root(plan: Plan, inner: int, workspace_maps: Sequence[int | None]) -> 
             os.symlink(target, path)
     for path, tree in parts.overlays:
         attach(tree, _folder(plan, path))
+    _make_home(plan)
     for seed in plan.seeds:
-        sow(seed, plan.owner(0))
+        sow(seed, plan.owner(seed.owner))
     _place_system(plan, parts)
     own = [_mount_number(path) for path in (*_OWN, *(path for path, _ in parts.overlays))]
     for path, tree in parts.workspaces:
@@ -178,7 +179,7 @@ def _enter(root: int) -> None:
 
 
 def _place_system(plan: Plan, parts: _Parts) -> None:
-    """Rule 4, and the folders that start empty."""
+    """Rule 4, and the file systems that start empty."""
     attach(_tmpfs(plan, plan.tmp_bytes, "1777"), _folder(plan, "/tmp"))  # noqa: S108
     attach(_tmpfs(plan, _RUN_BYTES_MAX, "0755"), _folder(plan, "/run"))
     sys_tree = _tmpfs(plan, _SMALL_BYTES_MAX, "0555")
@@ -189,6 +190,9 @@ def _place_system(plan: Plan, parts: _Parts) -> None:
     if plan.pids is not None:
         _limit_process_numbers(plan.pids)
     _hide_in_proc(plan, parts.devices["null"])
+
+
+def _make_home(plan: Plan) -> None:
     _folder(plan, "/home")
     if not os.path.isdir("/home/agent"):
         os.mkdir("/home/agent", 0o700)

@@ -4,7 +4,7 @@ Rules:
 
 1. Seeds are sown while nothing but the layer can be reached: before workspaces, `/proc` and devices are there. A link
    that was left inside by an earlier run leads into the layer at most.
-2. A file appears whole or not at all, and belongs to root inside.
+2. A file appears whole or not at all, and belongs to whom it is for.
 3. What an earlier run left in the way (a folder, a pipe, a file too large to be one of these) is left alone: the layer
    is the sandbox's own, and it may do without. So is what root inside may not write, which are the host's own folders
    in the host kind of template of an ordinary user.
@@ -34,7 +34,7 @@ _PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z ]+)-----[^-]+-----END \1-----
 
 
 def sow(seed: PlannedSeed, owner: int) -> None:
-    """Put one seed into the root that this process stands in; `owner` is root's id inside.
+    """Put one seed into the root that this process stands in; `owner` is the id that it belongs to.
 
     Raises:
         OSError: when the layer cannot be written.
@@ -45,6 +45,8 @@ def sow(seed: PlannedSeed, owner: int) -> None:
     with contextlib.suppress(PermissionError):
         if seeding is Seeding.LINK:
             _link(path, content, owner)
+        elif seeding is Seeding.CREATE:
+            _create(path, content, owner)
         elif seeding is Seeding.APPEND:
             _append(os.path.realpath(path), content, owner)
         else:
@@ -69,6 +71,11 @@ def _link(path: str, target: bytes, owner: int) -> None:
         with contextlib.suppress(FileExistsError):
             os.symlink(target, path)
             os.chown(path, owner, owner, follow_symlinks=False)
+
+
+def _create(path: str, content: bytes, owner: int) -> None:
+    if _make_folder(os.path.dirname(path), owner) and (_is_empty(path) or not os.path.lexists(path)):
+        _write(path, content, owner)
 
 
 def _is_empty(path: str) -> bool:

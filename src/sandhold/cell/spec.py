@@ -69,17 +69,21 @@ class Seeding(StrEnum):
     """The PEM blocks of `content` that the file lacks are added to it; it is made where nothing stands."""
     REPLACE = "replace"
     """A file that is there and lacks the bytes of `marker` is replaced by `content`; none is made."""
+    CREATE = "create"
+    """A file with `content` is made where nothing stands, or an empty file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
     """A file that a start puts into the layer, for what programs inside must be able to replace themselves: a package's
-    script renames a new file over the old one, which it cannot do where an `InjectedFile` stands."""
+    script renames a new file over the old one, which it cannot do where an `InjectedFile` stands. It is
+    root's, or the agent's."""
 
     path: PurePosixPath
     content: bytes
     seeding: Seeding
     marker: bytes = b""
+    is_agents: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@
    of links, the link that OpenSSL finds by the subject's hash, a block in the bundle. So that command still works
    inside (it renames a new bundle over the old one), and what it makes anew says the same.
 3. A Java key store that is there and lacks the authority is replaced by one with all of them.
+4. A store of NSS, as browsers have one a user, is made where none is; one that is there is left to whoever made it. So
+   is Firefox's policy file (https://mozilla.github.io/policy-templates/), which says whom to take into its own stores.
 
 In the distribution's stores a start only adds; what the host stops trusting leaves `BUNDLE` only.
 """
@@ -16,13 +18,16 @@ import base64
 import binascii
 import contextlib
 import hashlib
+import json
 import re
 import struct
 from collections import Counter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from sandhold.cell.spec import InjectedFile, Seed, Seeding
+from sandhold.cell.spec import AGENT_HOME, InjectedFile, Seed, Seeding
+from sandhold.session.certificate import elements, read_certificate
+from sandhold.session.nss_store import certificate_store, key_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +39,9 @@ JAVA_STORE: Final = "/etc/ssl/certs/java/cacerts"
 JAVA_PASSWORD: Final = "changeit"  # noqa: S105  # Java's own documented default; the store holds nothing secret
 ADDED_MAX: Final = 32  # companies have a handful of roots; a template with another distribution's bundle lacks dozens
 
+FIREFOX_POLICIES: Final = "/etc/firefox/policies/policies.json"
+NSS_STORES: Final = (*(f"{home}/.pki/nssdb" for home in (AGENT_HOME, "/root")), "/etc/pki/nssdb")
+
 _OURS: Final = "/etc/ssl/sbx"
 _LOCAL: Final = "/usr/local/share/ca-certificates"
 _LINKS: Final = "/etc/ssl/certs"
@@ -43,7 +51,6 @@ _JAVA_VERSION: Final = 2
 _JAVA_TRUSTED: Final = 2
 _JAVA_SALT: Final = b"Mighty Aphrodite"
 _SEQUENCE, _SET, _UTF8, _PRINTABLE, _T61, _IA5, _VISIBLE, _UNIVERSAL, _BMP = 48, 49, 12, 19, 20, 22, 26, 28, 30
-_VERSION: Final = 0xA0
 _ENCODINGS: Final = {
     _UTF8: "utf-8",
     _PRINTABLE: "ascii",
@@ -83,6 +90,7 @@ def seeds(host_bundle: bytes, authority: bytes, template_bundle: bytes | None) -
         Seed(PurePosixPath(SYSTEM_BUNDLE), everybody, Seeding.APPEND),
         *links,
         Seed(PurePosixPath(JAVA_STORE), java_store(certificates(everybody)), Seeding.REPLACE, marker=own),
+        *_browser_seeds(_added(host_bundle, authority, template_bundle)),
     )
 
 
@@ -95,8 +103,9 @@ def subject_hash(pem: bytes) -> str:
     """
     try:
         (der,) = certificates(pem)
-        sets = [content for _, _, content in _elements(_subject(der))]
-        canonical = b"".join(_element(_SET, b"".join(_canonical(one) for _, one, _ in _elements(s))) for s in sets)
+        ((_, _, subject),) = elements(read_certificate(der).subject)
+        sets = [content for _, _, content in elements(subject)]
+        canonical = b"".join(_element(_SET, b"".join(_canonical(one) for _, one, _ in elements(s))) for s in sets)
     except IndexError:
         raise ValueError("it is cut short") from None
     (number,) = struct.unpack_from("<I", hashlib.sha1(canonical, usedforsecurity=False).digest())
@@ -124,6 +133,17 @@ def _added(host_bundle: bytes, authority: bytes, template_bundle: bytes | None) 
         missing = [der for der in certificates(host_bundle) if der not in known]
         added += [(f"sbx-host-{hashlib.sha256(der).hexdigest()[:16]}", _pem(der)) for der in missing[:ADDED_MAX]]
     return [(name, pem) for name, pem in added if _is_readable(pem)]
+
+
+def _browser_seeds(added: Sequence[tuple[str, bytes]]) -> Iterator[Seed]:
+    """Rule 4. Browsers have the authorities that everybody knows built in."""
+    policies = {"policies": {"Certificates": {"Install": [f"{_OURS}/{name}.crt" for name, _ in added]}}}
+    yield Seed(PurePosixPath(FIREFOX_POLICIES), json.dumps(policies).encode("ascii"), Seeding.CREATE)
+    known = [read_certificate(der) for _, pem in added for der in certificates(pem)]
+    for name, content in (("cert9.db", certificate_store(known)), ("key4.db", key_store())):
+        for folder in NSS_STORES:
+            is_agents = folder.startswith(AGENT_HOME)
+            yield Seed(PurePosixPath(folder, name), content, Seeding.CREATE, is_agents=is_agents)
 
 
 def _is_readable(pem: bytes) -> bool:
@@ -154,35 +174,15 @@ def _link(path: str, target: str) -> Seed:
     return Seed(PurePosixPath(path), target.encode("ascii"), Seeding.LINK)
 
 
-def _subject(der: bytes) -> bytes:
-    """Return the content of a certificate's subject (RFC 5280 section 4.1)."""
-    ((_, _, certificate),) = _elements(der)
-    (_, _, signed), *_ = _elements(certificate)
-    fields = [content for tag, _, content in _elements(signed) if tag != _VERSION]
-    return fields[4]  # serial number, algorithm, issuer, validity, subject
-
-
 def _canonical(attribute: bytes) -> bytes:
     """Return a type and value with the value as OpenSSL compares it; what is no text stays as it is."""
-    ((_, _, inner),) = _elements(attribute)
-    (_, kind, _), (tag, value, text) = _elements(inner)
+    ((_, _, inner),) = elements(attribute)
+    (_, kind, _), (tag, value, text) = elements(inner)
     encoding = _ENCODINGS.get(tag)
     if encoding is not None:
         words = text.decode(encoding).encode("utf-8").lower().split()
         value = _element(_UTF8, b" ".join(words))
     return _element(_SEQUENCE, kind + value)
-
-
-def _elements(der: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield tag, whole element and content of each element (X.690 section 8.1)."""
-    start = 0
-    while start < len(der):
-        length, content = der[start + 1], start + 2
-        if length & 0x80:
-            content += length & 0x7F
-            length = int.from_bytes(der[start + 2 : content])
-        yield der[start], der[start : content + length], der[content : content + length]
-        start = content + length
 
 
 def _element(tag: int, content: bytes) -> bytes:

@@ -21,7 +21,7 @@ from sandhold.errors import SbxError
 from sandhold.store.folders import PRIVATE_FILE, make_private_folder, sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 Database = sqlite3.Connection
@@ -116,6 +116,14 @@ def read_only(path: Path) -> Database:
         return database
     database.close()
     return open_database(path)
+
+
+def file_of(statements: Iterable[tuple[str, tuple[bytes | int | None, ...]]]) -> bytes:
+    """Return the file of a new database that these statements, each with its values, have made; it is on no disk."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        for statement, values in statements:
+            database.execute(statement, values)
+        return database.serialize()
 
 
 @contextmanager

@@ -85,7 +85,22 @@ def test_a_file_without_the_marker_is_replaced(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("seeding", [Seeding.APPEND, Seeding.REPLACE])
+def test_a_file_is_made_where_nothing_stands(tmp_path: Path) -> None:
+    """It is made with its folders; what stands in its place stays, but for an empty file."""
+    path = tmp_path / ".pki" / "nssdb" / "cert9.db"
+    seed(path, b"new", Seeding.CREATE)
+    assert path.read_bytes() == b"new"
+    seed(path, b"newer", Seeding.CREATE)
+    assert path.read_bytes() == b"new"
+    path.write_bytes(b"")
+    seed(path, b"newer", Seeding.CREATE)
+    assert path.read_bytes() == b"newer"
+    (path.parent / "link").symlink_to("nowhere")
+    seed(path.parent / "link", b"new", Seeding.CREATE)
+    assert sorted(each.name for each in path.parent.iterdir()) == ["cert9.db", "link"]
+
+
+@pytest.mark.parametrize("seeding", [Seeding.APPEND, Seeding.REPLACE, Seeding.CREATE])
 def test_what_stands_in_the_way_is_left_alone(tmp_path: Path, seeding: Seeding) -> None:
     """A folder, a pipe, a loop of links and a file that is too large neither stop a start nor change."""
     (tmp_path / "folder").mkdir()

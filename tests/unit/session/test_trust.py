@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import ssl
 import subprocess
@@ -140,3 +141,18 @@ def test_java_reads_the_store(authority: bytes, companies: list[bytes], tmp_path
     said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert said.count("trustedCertEntry") == 3
     assert base64.b64encode(der(authority)).decode()[:60] in said.replace("\n", "")
+
+
+def test_browsers_are_told_of_all_who_are_added(authority: bytes, companies: list[bytes]) -> None:
+    """Firefox takes in each certificate that is laid out for it; every store of NSS is its owner's to change."""
+    template = authority + companies[0]
+    found = by_path(trust.seeds(companies[0] + companies[1], authority, template))
+    policy = found[trust.FIREFOX_POLICIES]
+    wanted = json.loads(policy.content)["policies"]["Certificates"]["Install"]
+    laid_out = {str(file.path) for file in trust.injected(companies[0] + companies[1], authority, template)}
+    assert len(wanted) == 2
+    assert laid_out == {*wanted, trust.BUNDLE}
+    stores = {path: seed for path, seed in found.items() if path.endswith(".db")}
+    assert len(stores) == 2 * len(trust.NSS_STORES)
+    assert {path.startswith("/home/agent/") for path, seed in stores.items() if seed.is_agents} == {True}
+    assert {seed.seeding for seed in (policy, *stores.values())} == {Seeding.CREATE}

@@ -186,7 +186,8 @@ def _plan(spec: CellSpec, identity: Identity) -> tuple[Plan, tuple[str, ...]]:
         )
     spec.layer.mkdir(mode=0o700, parents=True, exist_ok=True)
     spec.layer.chmod(0o700)
-    paths = [str(mount.path) for mount in spec.mounts]
+    mounts = (*spec.mounts, *spec.guarded)
+    paths = [str(mount.path) for mount in mounts]
     if len(set(paths)) != len(paths):
         raise ValueError("a folder is mounted twice")
     plan = Plan(
@@ -198,7 +199,7 @@ def _plan(spec: CellSpec, identity: Identity) -> tuple[Plan, tuple[str, ...]]:
         template=Folder.look(os.path.realpath(spec.template.root)),
         layer=Folder.look(os.path.realpath(spec.layer)),
         inner=identity.inner,
-        mounts=tuple(_planned_mount(mount, identity) for mount in spec.mounts),
+        mounts=tuple(_planned_mount(mount, identity) for mount in mounts),
         files=tuple(
             PlannedFile(str(one.path), _base64(one.content), one.mode, AGENT_UID if one.is_agents else 0)
             for one in spec.files
@@ -230,10 +231,10 @@ def _planned_mount(mount: Mount, identity: Identity) -> PlannedMount:
         raise ValueError(f"`{path}` is no absolute path in its plain form")
     if path in _RESERVED or path.startswith(_NO_FOLDER_BELOW):
         raise ValueError(f"`{path}` is part of every sandbox and cannot be a folder of the host's")
-    folder = Folder.look(path)
+    folder = Folder.look(path, is_file=mount.is_file)
     status = os.stat(path, follow_symlinks=False)
-    if not stat.S_ISDIR(status.st_mode):
-        raise ValueError(f"`{path}` is no folder")
+    if stat.S_ISDIR(status.st_mode) is mount.is_file:
+        raise ValueError(f"`{path}` is no {'file' if mount.is_file else 'folder'}")
     if identity.base is None:
         return PlannedMount(folder, mount.is_read_only, None)
     maps = Maps(_owner_is_agent(status.st_uid, identity.base), _owner_is_agent(status.st_gid, identity.base))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,37 +19,40 @@ PLAN_BYTES_MAX: Final = 64 << 20  # injected files are a few certificates; this 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder of the host as the session saw it: `device` and `inode` say that it is still the same one."""
+    """A folder of the host as the session saw it, or a regular file: `device` and `inode` say that it is still the same
+    one."""
 
     path: str
     device: int
     inode: int
+    is_file: bool = False
 
     @classmethod
-    def look(cls, path: str) -> Folder:
-        """Return the folder at a path without symbolic links.
+    def look(cls, path: str, *, is_file: bool = False) -> Folder:
+        """Return the folder or file at a path without symbolic links.
 
         Raises:
-            OSError: when it is no folder, or a symbolic link is on the way.
+            OSError: when it is none, or a symbolic link is on the way.
         """
-        fd = _open_folder(path)
+        fd = _open(path, is_file=is_file)
         try:
             status = os.fstat(fd)
         finally:
             os.close(fd)
-        return cls(path, status.st_dev, status.st_ino)
+        return cls(path, status.st_dev, status.st_ino, is_file)
 
     def open(self) -> int:
         """Return an `O_PATH` descriptor of that very folder in this mount namespace.
 
         Raises:
-            OSError: when another folder stands there now.
+            OSError: when another stands there now.
         """
-        fd = _open_folder(self.path)
+        fd = _open(self.path, is_file=self.is_file)
         status = os.fstat(fd)
         if (status.st_dev, status.st_ino) != (self.device, self.inode):
             os.close(fd)
-            raise OSError(f"`{self.path}` was replaced by another folder while the sandbox started")
+            what = "file" if self.is_file else "folder"
+            raise OSError(f"`{self.path}` was replaced by another {what} while the sandbox started")
         return fd
 
 
@@ -157,5 +161,9 @@ def _ranges(raw: list[dict[str, int]]) -> IdMap:
     return tuple(IdRange(**line) for line in raw)
 
 
-def _open_folder(path: str) -> int:
-    return openat2(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
+def _open(path: str, *, is_file: bool) -> int:
+    fd = openat2(AT_FDCWD, path, os.O_PATH | (0 if is_file else os.O_DIRECTORY), RESOLVE_NO_SYMLINKS)
+    if is_file and not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(f"`{path}` is no regular file")
+    return fd

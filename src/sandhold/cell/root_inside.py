@@ -47,7 +47,7 @@ from sandhold.linux.syscalls import AT_FDCWD, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sandhold.cell.plan import Plan, PlannedMount
+    from sandhold.cell.plan import Folder, Plan, PlannedMount
 
 AGENT_ID: Final = 1000
 _TTY_GROUP: Final = 5  # group `tty` of every Debian and of most others
@@ -83,7 +83,7 @@ class _Parts:
     root: int
     overlays: tuple[tuple[str, int], ...]
     links: tuple[tuple[str, str], ...]
-    workspaces: tuple[tuple[str, int], ...]
+    workspaces: tuple[tuple[Folder, int], ...]
     files: tuple[tuple[str, int], ...]
     devices: Mapping[str, int]
     proc: int
@@ -120,17 +120,17 @@ def build_root(plan: Plan, inner: int, workspace_maps: Sequence[int | None]) -> 
         sow(seed, plan.owner(seed.owner))
     _place_system(plan, parts)
     own = [_mount_number(path) for path in (*_OWN, *(path for path, _ in parts.overlays))]
-    for path, tree in parts.workspaces:
-        folder = _folder(plan, path)
-        _let_agent_through(path, [other for other, _ in parts.workspaces])
-        attach(tree, folder)
+    for source, tree in parts.workspaces:
+        place = _same_file(source) if source.is_file else _folder(plan, source.path)
+        _let_agent_through(source.path, [other.path for other, _ in parts.workspaces])
+        attach(tree, place)
     for path, tree in parts.files:
         attach(tree, _file(plan, path))
     return Root(frozenset(own))
 
 
 def _gather(
-    plan: Plan, inner: int, layer: int, templates: Sequence[int], workspaces: tuple[tuple[str, int], ...]
+    plan: Plan, inner: int, layer: int, templates: Sequence[int], workspaces: tuple[tuple[Folder, int], ...]
 ) -> _Parts:
     """Make every detached mount while the host's tree is still there; `/tmp` becomes our workbench."""
     devices = {name: _device(name) for name in _DEVICES}
@@ -143,7 +143,9 @@ def _gather(
     return _Parts(root, overlays, links, workspaces, _injected(plan), devices, proc, _terminals(plan))
 
 
-def _workspaces(mounts: Sequence[tuple[PlannedMount, int]], maps: Sequence[int | None]) -> tuple[tuple[str, int], ...]:
+def _workspaces(
+    mounts: Sequence[tuple[PlannedMount, int]], maps: Sequence[int | None]
+) -> tuple[tuple[Folder, int], ...]:
     """Rule 3. A parent comes before what lies below it, which would otherwise be covered."""
     trees = []
     for (mount, fd), namespace in zip(mounts, maps, strict=True):
@@ -151,8 +153,8 @@ def _workspaces(mounts: Sequence[tuple[PlannedMount, int]], maps: Sequence[int |
         if namespace is not None:
             map_owners(tree, namespace)
         set_attributes(tree, NOSUID | NODEV | (RDONLY if mount.is_read_only else 0))
-        trees.append((mount.folder.path, tree))
-    return tuple(sorted(trees, key=lambda pair: pair[0].count("/")))
+        trees.append((mount.folder, tree))
+    return tuple(sorted(trees, key=lambda pair: pair[0].path.count("/")))
 
 
 def _injected(plan: Plan) -> tuple[tuple[str, int], ...]:
@@ -276,6 +278,19 @@ def _folder(plan: Plan, path: str) -> int:
         if not stat.S_ISDIR(os.lstat(here).st_mode):
             raise OSError(f"the sandbox's own `{here}` is no folder any more; nothing can be mounted on `{path}`")
     return openat2(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
+
+
+def _same_file(source: Folder) -> int:
+    """Return the very file that a file's mount comes from, seen through the folder that it lies in.
+
+    Raises:
+        OSError: when another stands in its place.
+    """
+    fd = openat2(AT_FDCWD, source.path, os.O_PATH, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+    status = os.fstat(fd)
+    if (status.st_dev, status.st_ino) != (source.device, source.inode):
+        raise OSError(f"`{source.path}` was replaced by another while the sandbox started")
+    return fd
 
 
 def _let_agent_through(path: str, workspaces: Sequence[str]) -> None:

@@ -90,6 +90,8 @@ class Seed:
 class CellSpec:
     """Everything a cell is made from. `name` is its host name; `layer` is the private folder whose content lasts.
 
+    `guarded` lies inside of `mounts` and over them: read-only parts of writable folders, and folders that become mounts
+    of their own so that nothing inside can rename them.
     `slot` is the sandbox's number for good: its range of user ids is cut by it. `user` is who commands run as.
     """
 
@@ -102,6 +104,7 @@ class CellSpec:
     slot: int
     user: str = AGENT_USER
     seeds: tuple[Seed, ...] = ()
+    guarded: tuple[Mount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from sandhold.cli import branching, output, rootfs
 from sandhold.cli.changes import Scope, add_rules, parsed_resources, readable_policy, say_when
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
-from sandhold.model.sandbox import Status
+from sandhold.model.sandbox import PROTECTED, Status
 from sandhold.session import anchoring, creation, presence
+from sandhold.session.patterns import parse_pattern
 from sandhold.session.variables import NO_VARIABLES, Variables, parse_variables
 from sandhold.store import sandboxes
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 ENV_FILE_BYTES_MAX: Final = 1024 * 1024  # the kernel takes two megabytes of arguments and environment (execve(2))
 
-_CREATION_FLAGS: Final = ("branch", "name", "isolation", "template", "cpus", "memory")
+_CREATION_FLAGS: Final = ("branch", "name", "isolation", "template", "cpus", "memory", "protect", "no_protect")
 
 
 def creation_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -59,6 +60,13 @@ def creation_options(command: Callable[..., int]) -> Callable[..., int]:
         click.option(
             "--anchor", metavar="FILE|COMMAND", help="Keep the head of the trail at each stop: a file, or `|COMMAND`."
         ),
+        click.option(
+            "--protect",
+            multiple=True,
+            metavar="PATTERN",
+            help="Make these read-only inside too; `.git/hooks` and `.git/config` of every repository are.",
+        ),
+        click.option("--no-protect", is_flag=True, help="Let the agent write git's hooks and configuration."),
         click.option("--allow-network", multiple=True, metavar="RESOURCES", help="Allow these in this sandbox."),
         click.option("--deny-network", multiple=True, metavar="RESOURCES", help="Deny these in this sandbox."),
     )
@@ -124,6 +132,7 @@ def read_wanted(paths: Paths, agent: str, paths_given: tuple[str, ...], given: d
         memory=_text(given.get("memory")),
         variables=read_variables(given),
         anchor=_text(given.get("anchor")),
+        protected=_protected(given),
     )
 
 
@@ -167,6 +176,14 @@ def _with_environment(database: Database, sandbox: Sandbox, given: dict[str, obj
         return sandbox
     kept = fresh.on_top_of(sandbox)
     return sandboxes.set_environment(database, sandbox.name, kept.valued, kept.named)
+
+
+def _protected(given: dict[str, object]) -> tuple[str, ...]:
+    patterns = given.get("protect")
+    more = tuple(map(str, patterns)) if isinstance(patterns, tuple) else ()
+    for each in more:
+        parse_pattern(each)
+    return tuple(dict.fromkeys((*(() if given.get("no_protect") else PROTECTED), *more)))
 
 
 def _with_anchor(database: Database, sandbox: Sandbox, given: dict[str, object]) -> Sandbox:

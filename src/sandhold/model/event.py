@@ -20,6 +20,7 @@ EventId = NewType("EventId", str)
 """Ties the records of one connection, request or lookup together: 26 characters of Crockford base 32 (a ULID)."""
 
 ULID_RANDOM_BYTES = 10
+CHANGES_MAX = 500  # of one record: nobody reads more, and all of them are in the workspace
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -217,6 +218,29 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
+class FileChange:
+    """One file of a workspace that runs by itself: `what` is `new`, `changed` or `gone`, `why` says who runs it."""
+
+    what: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceChanged:
+    """What runs by itself in the sandbox's folders is not what it was when the session started.
+
+    `files` are at most `CHANGES_MAX`, `more` is how many there were beside them; `unseen` says why a part was not
+    looked at.
+    """
+
+    event: EventId
+    files: tuple[FileChange, ...]
+    more: int
+    unseen: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AnchorFailed:
     """The head of the trail, record `seq` with this `hash`, could not be kept at `target`; `problem` says why."""
 
@@ -240,5 +264,6 @@ Event = (
     | SessionStopped
     | Recovered
     | Verified
+    | WorkspaceChanged
     | AnchorFailed
 )

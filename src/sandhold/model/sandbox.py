@@ -32,10 +32,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A folder of the host that the sandbox sees at the same absolute path."""
+    """A folder of the host that the sandbox sees at the same absolute path; a file only inside of another mount."""
 
     path: PurePosixPath
     is_read_only: bool
+    is_file: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}:ro" if self.is_read_only else str(self.path)

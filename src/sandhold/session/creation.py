@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.agents.definitions import agent_names, load_agent
 from sandhold.cell.templates import DEBIAN_TEMPLATE
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
-from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox, is_sandbox_name
+from sandhold.model.sandbox import PROTECTED, Isolation, Limits, Mount, Sandbox, is_sandbox_name
 from sandhold.session.anchoring import parse_anchor
 from sandhold.session.variables import NO_VARIABLES, Variables
 from sandhold.store import sandboxes
@@ -63,6 +63,7 @@ class Wanted:
     memory: str | None = None
     variables: Variables = NO_VARIABLES
     anchor: str | None = None
+    protected: tuple[str, ...] = PROTECTED
 
 
 def default_name(agent: str, folder: Path) -> str:
@@ -98,6 +99,7 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
         created_at=time.time(),
         host_variables=wanted.variables.named,
         anchor=None if wanted.anchor is None else parse_anchor(wanted.anchor, mounts),
+        protected=wanted.protected,
     )
 
 

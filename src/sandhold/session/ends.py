@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sandhold.paths import Paths
+    from sandhold.store.records import Record
 
 ENDING_TIMEOUT_S: Final = 10.0  # between the session's last word and its last breath
 LOOK_EVERY_S: Final = 0.02
@@ -23,11 +24,13 @@ LAST_RECORDS_MAX: Final = 200  # behind a session's end stand policy changes and
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of a session as it stands in the trail: the head it left, and where that could not be kept and why."""
+    """The end of a session as it stands in the trail: the head it left, where that could not be kept and why, and what
+    changed in its folders that runs by itself (the record, None when nothing did)."""
 
     head: Head
     target: str | None = None
     problem: str | None = None
+    changed: Record | None = None
 
 
 def has_ended(folder: Path, timeout_s: float) -> bool:
@@ -58,12 +61,15 @@ def ends_with_us(paths: Paths, name: str) -> bool:
 
 def find_end(trail: Path) -> End | None:
     """Return what the newest end of a session left on record, None when there is none among the last records."""
+    found: End | None = None
     target = problem = None
     for record in islice(read_backwards(trail), LAST_RECORDS_MAX):
+        if found is not None:  # the record before the end is of the same append
+            return replace(found, changed=record) if record.kind == "workspace-changed" else found
         if record.kind == "anchor-failed":
             target, problem = record.target, record.problem
         if record.kind == "session-started":
             return None
         if record.kind == "session-stopped":
-            return End(Head(record.seq, record.hash), target, problem)
-    return None
+            found = End(Head(record.seq, record.hash), target, problem)
+    return found

@@ -54,6 +54,9 @@ _INSTRUCTIONS: Final = """\
 This is sandbox `{sandbox}`, made by `sbx` on the user's own machine. The project folder is the user's own; everything
 else in here belongs to the sandbox, and you may install packages and use `sudo` freely.
 
+In the project, `.git/hooks` and `.git/config` are read-only as a rule: commits and branches work. Where git says that
+it could not write `.git/config`, go on without; settings of your own go into `git config --global`.
+
 ## Network
 
 The user's policy decides every connection, outside this sandbox, and every one is recorded. Nothing in here changes a

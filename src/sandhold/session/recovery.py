@@ -14,6 +14,7 @@ from sandhold.session import presence
 from sandhold.session.anchoring import anchor_end
 from sandhold.session.policies import CLOCK
 from sandhold.session.presence import UNKNOWN_SESSION
+from sandhold.session.protection import changed_since, forget_baseline
 from sandhold.store.audit import Trail
 from sandhold.store.event_ids import new_event_id
 from sandhold.store.records import read_backwards
@@ -43,10 +44,13 @@ def recover(paths: Paths, name: str, marker: Marker, environ: Mapping[str, str])
     ends = ends_of_lost(path, session)
     count = len(ends)
     if not _has_end(path, session):
+        changed = changed_since(paths.sandbox(name), new_event_id(CLOCK.now()))
+        ends += [] if changed is None else [changed]
         ends.append(SessionStopped(new_event_id(CLOCK.now()), "lost"))
     with Trail.open(path, name, session, CLOCK) as trail:
         trail.append(ends)
         presence.remove_marker(paths.sandbox(name))
+        forget_baseline(paths.sandbox(name))
         if ends:
             anchor_end(paths, trail, name, environ)
     return count

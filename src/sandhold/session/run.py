@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from sandhold.cell.spec import CellSpec, DroppedCount
 from sandhold.cell.templates import find_template
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.event import Dropped, GenerationSwitched, SessionStarted, SessionStopped
+from sandhold.model.rule import Generation
 from sandhold.session import branches, control, inside, presence
 from sandhold.session.anchoring import anchor_end
 from sandhold.session.authority import AuthorityCheck
@@ -31,6 +33,7 @@ from sandhold.session.egress_process import EgressProcess
 from sandhold.session.egress_trial import ask_egress
 from sandhold.session.furnishing import furnish
 from sandhold.session.policies import CLOCK, actor
+from sandhold.session.protection import changed_since, forget_baseline, protect, write_baseline
 from sandhold.session.recovery import ends_of_lost, recover
 from sandhold.session.serving import Serving, serve
 from sandhold.store import sandboxes
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
     from sandhold.cell.spec import Cell
     from sandhold.linux.process import Spawn
     from sandhold.model.event import Event
-    from sandhold.model.rule import Generation
     from sandhold.model.sandbox import Sandbox
     from sandhold.paths import Paths
 
@@ -74,7 +76,8 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         wake = stack.enter_context(_stop_signals())
         _check_folders(sandbox)
         egress = stack.enter_context(EgressProcess.start(spawn, paths, name, session, os.environ))
-        cell = stack.enter_context(open_cell(_cell_spec(paths, sandbox, authority.certificate()), spawn))
+        spec, unguarded = _guarded(_cell_spec(paths, sandbox, authority.certificate()), sandbox, folder)
+        cell = stack.enter_context(open_cell(spec, spawn))
         stack.callback(egress.stop)
         egress.listen(cell)
         drops = DropCounter(cell, trail)
@@ -92,15 +95,11 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
             egress=egress,
             listener=listener,
             generation=generation,
+            notes=(*cell.notes, *unguarded),
             switched=lambda before, after, cut: _switched(folder, trail, session, before, after, cut),
             count_dropped=drops.record,
         )
-        presence.write_marker(folder, presence.Marker(session, os.getpid(), generation, time.time()))
-        try:
-            trail.append([_started(sandbox, generation)])
-        except OSError:
-            presence.remove_marker(folder)  # what never started is not lost
-            raise
+        _record_start(folder, trail, presence.Marker(session, os.getpid(), generation, time.time()), sandbox)
         say_ready()
         try:
             serve(serving, wake)
@@ -172,6 +171,22 @@ def _cell_spec(paths: Paths, sandbox: Sandbox, certificate: bytes) -> CellSpec:
     )
 
 
+def _guarded(spec: CellSpec, sandbox: Sandbox, folder: Path) -> tuple[CellSpec, tuple[str, ...]]:
+    """Return the cell with what is read-only in its folders, and what cannot be; what they look like is kept."""
+    protection = protect(sandbox, [str(file.path) for file in spec.files])
+    write_baseline(folder, protection)
+    return replace(spec, guarded=protection.guarded), protection.notes
+
+
+def _record_start(folder: Path, trail: Trail, marker: presence.Marker, sandbox: Sandbox) -> None:
+    presence.write_marker(folder, marker)
+    try:
+        trail.append([_started(sandbox, Generation(marker.generation))])
+    except OSError:
+        presence.remove_marker(folder)  # what never started is not lost
+        raise
+
+
 def _started(sandbox: Sandbox, generation: Generation) -> Event:
     return SessionStarted(
         event=new_event_id(CLOCK.now()),
@@ -200,12 +215,15 @@ def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving, missing
     """Put the end on record, behind what egress left open, and let go of the marker; without the record, the next
     command finds the sandbox lost."""
     reason = serving.ended or "crashed"
+    changed = changed_since(folder, new_event_id(CLOCK.now()))
+    changes = [] if changed is None else [changed]
     try:
-        trail.append([*missing, SessionStopped(new_event_id(CLOCK.now()), reason, serving.actor)])
+        trail.append([*missing, *changes, SessionStopped(new_event_id(CLOCK.now()), reason, serving.actor)])
     except OSError as error:
         print_log(f"the end of the session could not be recorded: {error}")
         return
     presence.remove_marker(folder)
+    forget_baseline(folder)
     problem = anchor_end(paths, trail, serving.sandbox.name, os.environ)
     if problem is not None:
         print_log(f"the head of the trail could not be kept outside: {problem}")

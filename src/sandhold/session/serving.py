@@ -60,6 +60,7 @@ class Serving:
     egress: EgressProcess
     listener: control.Listener
     generation: Generation
+    notes: tuple[str, ...]
     switched: Callable[[Generation, Generation, int], None]
     count_dropped: Callable[[], bool]
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
@@ -242,7 +243,7 @@ def _end_left(serving: Serving, command: CommandId) -> None:
 def _state(serving: Serving) -> control.State:
     attached = sum(attachment.command is not None for attachment in serving.attachments)
     stays = not _is_idle(serving, starter_is_late=False)
-    return control.State(serving.session, serving.generation, attached, serving.is_kept, serving.cell.notes, stays)
+    return control.State(serving.session, serving.generation, attached, serving.is_kept, serving.notes, stays)
 
 
 def _hang_up(serving: Serving, attachment: Attachment) -> None:

@@ -36,6 +36,7 @@ from sandhold.model.event import (
     SessionStarted,
     SessionStopped,
     Verified,
+    WorkspaceChanged,
 )
 
 if TYPE_CHECKING:
@@ -126,6 +127,9 @@ def _body(event: Event) -> tuple[str, int | None, Body]:  # noqa: C901, PLR0912 
             return "recovered", None, {"torn_bytes": torn_bytes}
         case Verified(_, attempts, escaped, skipped):
             return "verified", None, {"attempts": attempts, "escaped": escaped, "skipped": skipped}
+        case WorkspaceChanged(_, files, more, unseen):
+            changed = [{"what": each.what, "path": _text(each.path), "why": _text(each.why)} for each in files]
+            return "workspace-changed", None, {"files": changed, "more": more, "unseen": _text_or_none(unseen)}
         case AnchorFailed(_, target, seq, digest, problem):
             head = {"head_seq": seq, "head_hash": _text(digest)}
             return "anchor-failed", None, {"target": _text(target), **head, "problem": _text(problem)}

@@ -53,6 +53,14 @@ class Endpoint(msgspec.Struct, frozen=True):
     port: int
 
 
+class FileChanged(msgspec.Struct, frozen=True):
+    """One file of a workspace that runs by itself and is not what it was."""
+
+    what: str
+    path: str
+    why: str
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One record as it stands in the trail; a field that its kind does not have is None or empty.
 
@@ -120,6 +128,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int | None = None
     escaped: int | None = None
     skipped: int | None = None
+    files: tuple[FileChanged, ...] = ()
+    more: int | None = None
+    unseen: str | None = None
     target: str | None = None
     head_seq: int | None = None
     head_hash: str | None = None

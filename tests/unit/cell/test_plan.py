@@ -73,3 +73,19 @@ def test_a_folder_behind_a_link_is_not_seen(tmp_path: Path) -> None:
     for path in ("link", "link/below", "file"):
         with pytest.raises(OSError, match="openat2"):
             Folder.look(str(tmp_path / path))
+
+
+def test_a_file_is_the_one_that_was_seen(tmp_path: Path) -> None:
+    """A file is looked at and opened as a file, never as a folder, through a link, or when another took its place."""
+    place = tmp_path / "config"
+    place.write_text("mine")
+    seen = Folder.look(str(place), is_file=True)
+    os.close(seen.open())
+    place.rename(tmp_path / "other")
+    place.write_text("another")
+    with pytest.raises(OSError, match="replaced by another file"):
+        seen.open()
+    (tmp_path / "link").symlink_to(place)
+    for path, is_file in ((tmp_path, True), (place, False), (tmp_path / "link", True)):
+        with pytest.raises(OSError, match=r"regular|directory|symbolic"):
+            Folder.look(str(path), is_file=is_file)

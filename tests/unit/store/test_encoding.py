@@ -15,12 +15,14 @@ from sandhold.model.event import (
     Dropped,
     Established,
     EventId,
+    FileChange,
     GenerationSwitched,
     PolicyChanged,
     Recovered,
     SessionStarted,
     SessionStopped,
     Verified,
+    WorkspaceChanged,
 )
 from sandhold.model.rule import Generation
 from sandhold.store.encoding import FIELD_BYTES_MAX, FIRST_PREVIOUS, ITEMS_MAX, Envelope, encode_line, timestamp
@@ -121,6 +123,10 @@ EVENTS: dict[str, tuple[Event, int | None]] = {
     "session-stopped": (SessionStopped(E1, "stopped", "ada"), None),
     "recovered": (Recovered(E1, 17), None),
     "verified": (Verified(E1, 40, 0, 2), None),
+    "workspace-changed": (
+        WorkspaceChanged(E1, (FileChange("new", "/w/\x1b\n.mk", "a build runs it"),), 3, "too deep"),
+        None,
+    ),
     "anchor-failed": (AnchorFailed(E1, "/mnt/heads", 9, "a" * 64, "no space"), None),
 }
 

@@ -22,6 +22,7 @@ NAMES: Final = (
 )
 
 
+DRAW_TIMEOUT_S: Final = 120.0  # a few pictures, and the first start of matplotlib
 SIZES: Final = (10, 1000, 100_000, 1_000_000)
 
 
@@ -58,11 +59,21 @@ def _measure(made: world.World, given: argparse.Namespace, names: tuple[str, ...
     is_whole = names == NAMES and not given.quick
     folder = given.out or (world.CLONE / "benchmarks" / "results" if is_whole else world.WORK / "results")
     report.write(folder, figures, about)
+    _draw(folder)
     print(report.target_table(report.judged_targets(figures)))
     for (work, subject), reason in figures.failures.items():
         print(f"failed: {subject} at {work}: {reason}", file=sys.stderr)
     print(f"{folder / 'results.md'}: everything that was measured", file=sys.stderr)
     return 0
+
+
+def _draw(folder: Path) -> None:
+    python = world.WORK / "venv" / "bin" / "python"
+    argv = [str(python), str(world.CLONE / "benchmarks" / "plots.py"), str(folder / "results.json"), str(folder)]
+    try:
+        subprocess.run(argv, stdin=subprocess.DEVNULL, timeout=DRAW_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"failed: the plots: {error}", file=sys.stderr)
 
 
 def _run_works(made: world.World, figures: Figures, names: tuple[str, ...], *, is_quick: bool) -> None:

@@ -64,9 +64,10 @@ def draw_panels(rows: Rows, panels: tuple[tuple[str, str, str], ...], path: Path
         axis.errorbar(medians, names, xerr=spreads, fmt="none", ecolor="#444444", elinewidth=1)
         axis.scatter(medians, names, color=[colour(name) for name in names], zorder=3)
         for row in found:
-            axis.annotate(f"{row['median']:.3g}", (row["median"], row["subject"]), (0, 5), textcoords="offset points")
+            axis.annotate(number(row["median"]), (row["median"], row["subject"]), (0, 5), textcoords="offset points")
         axis.set_title(title, loc="left")
         axis.set_xscale("log")
+        axis.margins(x=0.15, y=0.08)
         axis.grid(axis="x", color="#dddddd")
         for label in axis.get_yticklabels():
             if label.get_text().startswith(OURS_BEGINS):
@@ -94,6 +95,11 @@ def draw_growth(rows: Rows, path: Path) -> None:
 def picked(rows: Rows, work: str, metric: str) -> Rows:
     """Return the figures of one metric that are not zero: what has no processes to count costs nothing."""
     return [row for row in rows if row["work"] == work and row["metric"] == metric and row["median"] > 0]
+
+
+def number(value: float) -> str:
+    """Return a figure with three digits that count, as the report's tables show it."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def colour(name: str) -> str:

@@ -14,14 +14,11 @@ from benchmarks.figures import Figures
 from benchmarks.processes import NotMeasuredError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-NAMES: Final = (
-    *("bulk", "connect", "loaded", "requests", "refusals", "lookups"),
-    *("memory", "tunnels", "starts", "fleet", "decisions", "trail", "files"),
-)
-
-
+PROXY_NAMES: Final = ("bulk", "connect", "loaded", "requests")
+INSIDE_NAMES: Final = ("refusals", "lookups")
+NAMES: Final = (*PROXY_NAMES, *INSIDE_NAMES, "starts", "fleet", "memory", "tunnels", "decisions", "trail", "files")
 DRAW_TIMEOUT_S: Final = 120.0  # a few pictures, and the first start of matplotlib
 SIZES: Final = (10, 1000, 100_000, 1_000_000)
 
@@ -49,22 +46,27 @@ def main(arguments: Sequence[str]) -> int:
 
 def _measure(made: world.World, given: argparse.Namespace, names: tuple[str, ...]) -> int:
     figures = Figures()
+    is_whole = names == NAMES and not given.quick
+    folder = given.out or (world.CLONE / "benchmarks" / "results" if is_whole else world.WORK / "results")
     began = time.monotonic()
-    _run_works(made, figures, names, is_quick=given.quick)
-    about: dict[str, object] = {
+    for name, work in _works(made, figures, names, is_quick=given.quick):
+        _attempt(figures, name, work)
+        print(f"{name}: done after {time.monotonic() - began:.0f} s", file=sys.stderr)
+        report.write(folder, figures, _about(began))  # what was measured stays when the rest is interrupted
+    _draw(folder)
+    print(report.target_table(report.judged_targets(figures)))
+    for (work_name, subject), reason in figures.failures.items():
+        print(f"failed: {subject} at {work_name}: {reason}", file=sys.stderr)
+    print(f"{folder / 'results.md'}: everything that was measured", file=sys.stderr)
+    return 0
+
+
+def _about(began: float) -> dict[str, object]:
+    return {
         "machine": report.machine(),
         "versions": {"sandhold": sandbox.version(), **peers.versions()},
         "minutes": report.number((time.monotonic() - began) / 60),
     }
-    is_whole = names == NAMES and not given.quick
-    folder = given.out or (world.CLONE / "benchmarks" / "results" if is_whole else world.WORK / "results")
-    report.write(folder, figures, about)
-    _draw(folder)
-    print(report.target_table(report.judged_targets(figures)))
-    for (work, subject), reason in figures.failures.items():
-        print(f"failed: {subject} at {work}: {reason}", file=sys.stderr)
-    print(f"{folder / 'results.md'}: everything that was measured", file=sys.stderr)
-    return 0
 
 
 def _draw(folder: Path) -> None:
@@ -76,33 +78,39 @@ def _draw(folder: Path) -> None:
         print(f"failed: the plots: {error}", file=sys.stderr)
 
 
-def _run_works(made: world.World, figures: Figures, names: tuple[str, ...], *, is_quick: bool) -> None:
+def _works(
+    made: world.World, figures: Figures, names: tuple[str, ...], *, is_quick: bool
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield what was asked for, in order: each a name to tell about and what is done."""
     size = proxies.QUICK if is_quick else proxies.FULL
-    rounds = size.rounds
+    count = size.rounds
+    fewer = min(count, 3)
     works: dict[str, Callable[[], None]] = {
-        "starts": lambda: starts.measure(made, figures, rounds=2 * rounds, many=50 if is_quick else 1000),
-        "fleet": lambda: starts.measure_fleet(made, figures, rounds=min(rounds, 3), count=4 if is_quick else 20),
-        "memory": lambda: sessions.measure(made, figures, rounds=min(rounds, 3), tunnels=1000),
-        "tunnels": lambda: sessions.measure_many(made, figures, rounds=1, tunnels=900 if is_quick else 10_000),
-        "decisions": lambda: decisions.measure(made, figures, rounds=rounds, sizes=(10, 1000) if is_quick else SIZES),
-        "trail": lambda: trail.measure(made, figures, rounds=rounds, long=9000 if is_quick else 1_000_000),
-        "files": lambda: files.measure(made, figures, rounds=rounds, count=1000 if is_quick else 50_000),
+        "starts": lambda: starts.measure(made, figures, count_of_rounds=2 * count, many=50 if is_quick else 1000),
+        "fleet": lambda: starts.measure_fleet(made, figures, count_of_rounds=fewer, count=4 if is_quick else 20),
+        "memory": lambda: sessions.measure(made, figures, count_of_rounds=fewer, tunnels=1000),
+        "tunnels": lambda: sessions.measure_many(made, figures, tunnels=900 if is_quick else 10_000),
+        "decisions": lambda: decisions.measure(
+            made, figures, count_of_rounds=count, sizes=SIZES[:2] if is_quick else SIZES
+        ),
+        "trail": lambda: trail.measure(made, figures, count_of_rounds=count, long=9000 if is_quick else 1_000_000),
+        "files": lambda: files.measure(made, figures, count_of_rounds=count, count=1000 if is_quick else 50_000),
     }
-    for name, work in works.items():
-        if name in names:
-            _attempt(figures, name, work)
-    _attempt(figures, "refusals", lambda: inside.measure(made, figures, size, names))
-    proxies.compare(made, figures, size, names)
+    if set(names) & set(PROXY_NAMES):
+        yield "proxies", lambda: proxies.compare(made, figures, size, names)
+    if set(names) & set(INSIDE_NAMES):
+        yield "inside", lambda: inside.measure(made, figures, size, names)
+    for name in names:
+        if name in works:
+            yield name, works[name]
 
 
 def _attempt(figures: Figures, name: str, work: Callable[[], None]) -> None:
     """Do a work; when even its setting cannot be made, that is reported, and the others go on."""
-    began = time.monotonic()
     try:
         work()
     except (NotMeasuredError, OSError, subprocess.SubprocessError) as error:
         figures.fail(name, "sandhold", str(error))
-    print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.processes import NotMeasuredError, pss_bytes
-from benchmarks.proxies import take
+from benchmarks.rounds import rounds, take
 from sandhold.model.destination import Destination, Source, parse_host
 from sandhold.policy.decide import decide
 from sandhold.store.database import open_database
@@ -25,20 +25,21 @@ from sandhold.store.policy_index import read_index
 
 if TYPE_CHECKING:
     from benchmarks.figures import Figures
-    from benchmarks.proxies import Metrics
+    from benchmarks.rounds import Metrics
     from benchmarks.world import World
 
+BUDGET_S: Final = 120.0  # of the half hour that everything may take: writing and reading a million rules
 CHILD_TIMEOUT_S: Final = 300.0  # a million rules load in seconds
 LOOPS: Final = 20_000
 NAMES: Final = 1000
 
 
-def measure(world: World, figures: Figures, *, rounds: int, sizes: tuple[int, ...]) -> None:
+def measure(world: World, figures: Figures, *, count_of_rounds: int, sizes: tuple[int, ...]) -> None:
     """Write one policy for each size, then let fresh processes read each and decide, in turn."""
     databases = {size: world.disk / f"rules-{size}.db" for size in sizes}
     for size, path in databases.items():
         write_rules(path, size)
-    for _ in range(rounds):
+    for _ in rounds(count_of_rounds, BUDGET_S):
         for size, path in databases.items():
             take(figures, "decisions", f"{size} rules", functools.partial(_in_child, path, size))
 

@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.processes import NotMeasuredError
-from benchmarks.proxies import take
+from benchmarks.rounds import rounds, take
 from benchmarks.sandbox import installed, sandbox
 
 if TYPE_CHECKING:
     from benchmarks.figures import Figures
-    from benchmarks.proxies import Metrics
+    from benchmarks.rounds import Metrics
     from benchmarks.world import World
 
+BUDGET_S: Final = 150.0  # of the half hour that everything may take: fifty thousand files
 PROGRAM: Final = Path(__file__).with_name("load") / "filework.py"
 STEP_TIMEOUT_S: Final = 300.0  # the slowest step takes seconds
 NAME: Final = "files"
 
 
-def measure(world: World, figures: Figures, *, rounds: int, count: int) -> None:
+def measure(world: World, figures: Figures, *, count_of_rounds: int, count: int) -> None:
     """Prepare an archive, a repository of `count` files and a package, then do the work inside and outside in turn."""
     sbx = installed(world)
     with world.every_cpu(), sandbox(world, sbx, NAME, every_cpu=True) as workspace:
@@ -35,7 +36,7 @@ def measure(world: World, figures: Figures, *, rounds: int, count: int) -> None:
         ways = {"host": ["env", "-i", "PATH=/usr/bin:/bin", f"HOME={workspace}", *program]}
         ways["inside"] = sbx.argv("exec", NAME, *program)
         _run([*ways["host"], "prepare", str(count)])
-        for _ in range(rounds):
+        for _ in rounds(count_of_rounds, BUDGET_S):
             for step in ("unpack", "status", "install"):
                 for way, argv in ways.items():
                     take(figures, f"files-{step}", way, functools.partial(_run, [*argv, step, str(count)]))

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.processes import NotMeasuredError, settled_cpu_seconds
-from benchmarks.proxies import AT_ONCE, Bench, take
+from benchmarks.proxies import AT_ONCE, Bench
+from benchmarks.rounds import rounds, take
 from benchmarks.sandbox import captured, installed
 from benchmarks.world import DENIED_NAME, NAME
 from sandhold.model.cell_addresses import DNS_PORT, GATEWAY_IPV4
 
 if TYPE_CHECKING:
     from benchmarks.figures import Figures
-    from benchmarks.proxies import Metrics, Size
+    from benchmarks.proxies import Size
+    from benchmarks.rounds import Metrics
     from benchmarks.subjects import Subject
     from benchmarks.world import World
 
+BUDGET_S: Final = 60.0  # of the half hour that everything may take: small things
 CLIENT: Final = Path(__file__).with_name("load") / "refused.py"
 CLIENT_TIMEOUT_S: Final = 120.0
 LOOKUP_NAMES: Final = 100  # as many as a build asks for, again and again
@@ -26,11 +29,9 @@ LOOKUP_NAMES: Final = 100  # as many as a build asks for, again and again
 
 def measure(world: World, figures: Figures, size: Size, names: tuple[str, ...]) -> None:
     """Run what is named of `refusals` and `lookups` in one sandbox."""
-    if not {"refusals", "lookups"} & set(names):
-        return
     bench = Bench(world, size)
     with captured(world) as subject:
-        for _ in range(size.rounds):
+        for _ in rounds(size.rounds, BUDGET_S):
             if "refusals" in names:
                 take(figures, "refusals", "sandhold", lambda: _refusals(bench, subject))
             if "lookups" in names:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import sandbox
-from benchmarks.processes import NotMeasuredError, settled_cpu_seconds
+from benchmarks.processes import settled_cpu_seconds
+from benchmarks.rounds import rounds, take
 from benchmarks.subjects import Load, started
 from benchmarks.world import HTTP_PORT, NAME, TUNNEL_PORT
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 GB: Final = 1_000_000_000
 BULK_TUNNELS: Final = (1, 8, 64)
 AT_ONCE: Final = 16
+BUDGET_S: Final = 720.0  # of the half hour that everything may take
 _TUNNELS: Final = f"{NAME}:{TUNNEL_PORT}"
 _REQUESTS: Final = f"{NAME}:{HTTP_PORT}"
 
@@ -75,20 +77,10 @@ def compare(world: World, figures: Figures, size: Size, names: tuple[str, ...]) 
             figures.fail(work, subject, reason)
 
     with started(world, (sandbox.proxied, sandbox.captured), cannot_start) as subjects:
-        for _ in range(size.rounds):
+        for _ in rounds(size.rounds, BUDGET_S):
             for name, work in works.items():
                 for subject in subjects:
                     take(figures, name, subject.name, functools.partial(work, bench, subject))
-
-
-def take(figures: Figures, name: str, subject: str, measure: Callable[[], Metrics]) -> None:
-    """Measure once, unless it has failed before; a failure is kept with its reason."""
-    if (name, subject) in figures.failures:
-        return
-    try:
-        figures.add(name, subject, **measure())
-    except (NotMeasuredError, OSError) as error:
-        figures.fail(name, subject, str(error))
 
 
 def _bulk(tunnels: int) -> Work:

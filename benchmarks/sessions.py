@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.processes import NotMeasuredError, pss_bytes, tree
-from benchmarks.proxies import QUICK, Bench, take
+from benchmarks.proxies import QUICK, Bench
+from benchmarks.rounds import rounds, take
 from benchmarks.sandbox import PROXIED, installed, proxied, session_pids
 from benchmarks.subjects import started
 from benchmarks.world import NAME, TUNNEL_PORT
@@ -21,22 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.figures import Figures
-    from benchmarks.proxies import Metrics
+    from benchmarks.rounds import Metrics
     from benchmarks.subjects import Load, Subject
     from benchmarks.world import World
 
+BUDGET_S: Final = 120.0  # of the half hour that everything may take: every peer started anew
 MB: Final = 1_000_000
 SANDBOXES: Final = 3  # one sandbox may have 4096 connections (`CONNECTIONS_MAX`)
 HELD_S: Final = 60  # the client ends by itself, whatever becomes of us
 
 
-def measure(world: World, figures: Figures, *, rounds: int, tunnels: int) -> None:
+def measure(world: World, figures: Figures, *, count_of_rounds: int, tunnels: int) -> None:
     """Weigh ours and every peer, fresh in each round."""
 
     def cannot_start(subject: str, reason: str) -> None:
         figures.fail("memory", subject, reason)
 
-    for _ in range(rounds):
+    for _ in rounds(count_of_rounds, BUDGET_S):
         with started(world, (), cannot_start) as peers:
             for peer in peers:
                 if peer.pids:
@@ -44,10 +46,9 @@ def measure(world: World, figures: Figures, *, rounds: int, tunnels: int) -> Non
         take(figures, "memory", "sandhold", lambda: _weigh_session(world, tunnels))
 
 
-def measure_many(world: World, figures: Figures, *, rounds: int, tunnels: int) -> None:
+def measure_many(world: World, figures: Figures, *, tunnels: int) -> None:
     """Hold more tunnels than one sandbox may have, over as many sandboxes as it takes."""
-    for _ in range(rounds):
-        take(figures, "tunnels", f"{tunnels} tunnels, {SANDBOXES} sandboxes", lambda: _weigh_many(world, tunnels))
+    take(figures, "tunnels", f"{tunnels} tunnels, {SANDBOXES} sandboxes", lambda: _weigh_many(world, tunnels))
 
 
 def _weigh(world: World, subject: Subject, pids: Sequence[int], tunnels: int) -> Metrics:

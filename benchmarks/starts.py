@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.processes import NotMeasuredError, pss_bytes, timed, tree, wait_until
-from benchmarks.proxies import take
+from benchmarks.rounds import rounds, take
 from benchmarks.sandbox import TEMPLATE, Installation, installed, is_running, session_pids
 from benchmarks.world import WORK
 from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from benchmarks.figures import Figures
     from benchmarks.world import World
 
+BUDGET_S: Final = 120.0  # of the half hour that everything may take: each waits for the end of the one before
 ROUNDS: Final = 9
 MANY: Final = 1000
 FLEET: Final = 20
@@ -44,17 +45,17 @@ PEERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def measure(world: World, figures: Figures, *, rounds: int, many: int) -> None:
+def measure(world: World, figures: Figures, *, count_of_rounds: int, many: int) -> None:
     """Time every command, `rounds` times in turn; `many` is how many sandboxes a long `sbx ls` lists."""
     sbx = installed(world)
     with world.every_cpu(), _sandboxes(world, sbx) as folder:
         commands = {**_looks(world, many), **_ours(sbx, folder), **_peers(world)}
-        for _ in range(rounds):
+        for _ in rounds(count_of_rounds, BUDGET_S):
             for name, command in commands.items():
                 take(figures, "starts", name, command)
 
 
-def measure_fleet(world: World, figures: Figures, *, rounds: int, count: int) -> None:
+def measure_fleet(world: World, figures: Figures, *, count_of_rounds: int, count: int) -> None:
     """Start many sandboxes at once, weigh them, and stop them at once."""
     sbx = installed(world)
     names = [f"fleet-{number}" for number in range(count)]
@@ -64,7 +65,7 @@ def measure_fleet(world: World, figures: Figures, *, rounds: int, count: int) ->
         for name in names:
             sbx.run("create", "--name", name, "shell", ".", folder=folder)
         try:
-            for _ in range(rounds):
+            for _ in rounds(count_of_rounds, BUDGET_S):
                 take(figures, "fleet", f"{count} sandboxes", functools.partial(_fleet, sbx, names))
         finally:
             sbx.run("rm", "-f", *names)

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from typing import IO, TYPE_CHECKING, Final
 
 from benchmarks.processes import NotMeasuredError, timed
-from benchmarks.proxies import take
+from benchmarks.rounds import rounds, take
 from benchmarks.sandbox import Installation
 from sandhold.model.decision import Decision, Reason
 from sandhold.model.destination import Destination, Source, parse_host
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.figures import Figures
-    from benchmarks.proxies import Metrics
+    from benchmarks.rounds import Metrics
     from benchmarks.world import World
     from sandhold.model.event import Event
 
+BUDGET_S: Final = 100.0  # of the half hour that everything may take: beside writing a million records first
 LAB: Final = "lab"
 SHORT: Final = 1000
 BATCHES: Final = (1, 64)
@@ -48,7 +49,7 @@ _ALLOWED: Final = Decision(Effect.ALLOW, Reason.RULE, _RULE, Generation(7))
 _ADDRESS: Final = IPv4Address("203.0.113.10")
 
 
-def measure(world: World, figures: Figures, *, rounds: int, long: int) -> None:
+def measure(world: World, figures: Figures, *, count_of_rounds: int, long: int) -> None:
     """Append to a trail of its own, then ask about a short trail and one of `long` records, in turn."""
     homes = {count: Installation(world.disk / f"trail-{count}") for count in (SHORT, long)}
     for count, sbx in homes.items():
@@ -60,7 +61,7 @@ def measure(world: World, figures: Figures, *, rounds: int, long: int) -> None:
         "last 100": ("--limit", "100"),
         "one host": ("--host", "rare.test"),
     }
-    for _ in range(rounds):
+    for _ in rounds(count_of_rounds, BUDGET_S):
         for batch in BATCHES:
             path = world.disk / "appended.jsonl"
             take(figures, "appends", f"{batch} at a time", functools.partial(_append, path, batch))
@@ -71,7 +72,7 @@ def measure(world: World, figures: Figures, *, rounds: int, long: int) -> None:
     for count, sbx in homes.items():
         sbx.run("run", "-d", LAB)  # what does not run is not followed
         try:
-            for _ in range(rounds):
+            for _ in rounds(count_of_rounds, BUDGET_S):
                 take(figures, "log", f"follow, {count} records", functools.partial(_follow, sbx))
         finally:
             sbx.run("rm", "-f", LAB)

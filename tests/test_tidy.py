@@ -19,6 +19,7 @@ from pip._internal.models.index import PyPI
 
 from sandhold.cli.main import sbx
 from sandhold.version import VERSION
+from tests.range import coverage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -336,6 +337,13 @@ def test_documents_name_only_tests_that_exist() -> None:
         if function not in names_of_tests(REPOSITORY / file)
     }
     assert missing == set()
+
+
+def test_the_coverage_table_is_current() -> None:
+    """SECURITY.md has a row for each way out that was thought of, as `tests/range/` has it, and each row is held."""
+    assert coverage.unheld() == []
+    shown = (REPOSITORY / "SECURITY.md").read_text().partition(coverage.BEGIN)[2].partition(coverage.END)[0]
+    assert shown == coverage.table(), "`scripts/update-coverage` writes it anew"
 
 
 def names_of_tests(path: Path) -> set[str]:

@@ -25,7 +25,11 @@ REFUSED = {
     "memory has a size": ((*CREATE, "--memory", "much", "shell", "."), 2, "is no size"),
     "a variable has a name": ((*CREATE, "-e", "1x=2", "shell", "."), 2, "is no variable"),
     "a variable has a value": ((*CREATE, "-e", "SBX_TEST_UNSET", "shell", "."), 2, "is not set"),
-    "there is no microVM yet, and no pretending": ((*CREATE, "--isolation", "microvm", "shell", "."), 125, "microVM"),
+    "a machine has no kernel in the host's programs": (
+        (*CREATE, "--isolation", "microvm", "shell", "."),
+        2,
+        "cannot start",
+    ),
     "an unknown name": (("run", "nosuch"), 1, "no sandbox or agent is called `nosuch`"),
     "an unknown command": (("rnu",), 2, "no command `rnu`"),
     "an unknown flag": (("ls", "--wat"), 2, "no option `--wat`"),

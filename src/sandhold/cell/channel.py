@@ -15,9 +15,11 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from sandhold.cell.spec import ROOT_USER, CellDied, CellEvent, CommandId, Exited, Started, TerminalReady
+from sandhold.cell.spec import EXTRAS_MAX, ROOT_USER, CellDied, CellEvent, CommandId, Exited, Started, TerminalReady
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandhold.cell.spec import Command
 
 MESSAGE_BYTES_MAX: Final = 4096
@@ -50,8 +52,8 @@ class Channel:
         """Close the socket, which ends process 1."""
         self._link.close()
 
-    def start(self, command: Command, streams: tuple[int, int, int] | None) -> CommandId:
-        """Ask for a command.
+    def start(self, command: Command, streams: tuple[int, int, int] | None, extras: Sequence[int] = ()) -> CommandId:
+        """Ask for a command. `extras` are descriptors that it finds as 3 and on; they stay the caller's.
 
         Raises:
             ValueError: when the command is larger than what can be sent.
@@ -59,6 +61,7 @@ class Channel:
         """
         if len(self._running) >= COMMANDS_MAX:
             raise OSError(f"{COMMANDS_MAX} commands are running in this sandbox already")
+        assert not extras or (streams is not None and len(extras) <= EXTRAS_MAX), "extras stand beside three streams"
         order = _order(command)
         self._last += 1
         number = CommandId(self._last)
@@ -68,7 +71,7 @@ class Channel:
             file.seek(0)
             message = json.dumps({"start": number, "terminal": streams is None}).encode()
             self._link.settimeout(_SEND_TIMEOUT_S)
-            socket.send_fds(self._link, [message], [fd, *(streams or ())])
+            socket.send_fds(self._link, [message], [fd, *(streams or ()), *extras])
         self._running.add(number)
         if streams is None:
             self._wanting_terminal.add(number)
@@ -79,6 +82,11 @@ class Channel:
         if command in self._running:
             self._link.settimeout(_SEND_TIMEOUT_S)
             self._link.send(json.dumps({"signal": command, "number": int(signum)}).encode())
+
+    def stop(self) -> None:
+        """Ask a machine to put everything on disk and switch off; process 1 of namespaces needs no asking."""
+        self._link.settimeout(_SEND_TIMEOUT_S)
+        self._link.send(b'{"stop": true}')
 
     def receive(self) -> list[CellEvent]:
         """Return what has arrived, without waiting; a breach of the rules or the end comes as `CellDied`, last."""

@@ -19,8 +19,10 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Any, Final
 
-from sandhold.cell.command_inside import AGENT_ID, Order, become
+from sandhold.cell.command_inside import become
+from sandhold.cell.execution import AGENT_ID, Order, order_from
 from sandhold.cell.mode_changes import ModeChanges
+from sandhold.cell.spec import EXTRAS_MAX
 from sandhold.linux.process import fork
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ MESSAGE_BYTES_MAX: Final = 4096
 ORDER_BYTES_MAX: Final = 8 << 20  # the kernel's own limit for arguments and environment is 6 MiB
 STARTING_TIMEOUT_S: Final = 20.0  # from fork to exec; a program on a dead network file system would hang process 1
 REAPED_AT_ONCE_MAX: Final = 256  # so that a storm of orphans cannot keep process 1 from the session's orders
-_DESCRIPTORS: Final = 4  # the order and three streams
+_DESCRIPTORS: Final = 4 + EXTRAS_MAX  # the order, three streams and what a command is given beside them
 _TTY_GROUP: Final = 5
 
 
@@ -38,8 +40,8 @@ def serve(channel: socket.socket, root: Root, *, is_single: bool) -> None:
     """Serve the session until its channel closes.
 
     Messages, one JSON object a packet. In: `{"start": id, "terminal": bool}` with a descriptor of the order and,
-    without a terminal, three streams; `{"signal": id, "number": n}`. Out: `{"terminal": id}` with a descriptor,
-    `{"started": id, "pid": n}`, `{"exited": id, "status": n, "detail": text or null}`.
+    without a terminal, three streams and perhaps more; `{"signal": id, "number": n}`. Out: `{"terminal": id}` with a
+    descriptor, `{"started": id, "pid": n}`, `{"exited": id, "status": n, "detail": text or null}`.
     """
     _First(channel, root, is_single=is_single).run()
 
@@ -93,14 +95,14 @@ class _First:
         """Start a command; what goes wrong before the program runs is its exit status 126 or 127, with the reason."""
         try:
             raw = _read_order(fds[0])
-            order = Order(tuple(raw["argv"]), raw["environment"], raw["folder"], raw["is_root"], has_terminal)
+            order = order_from(raw, has_terminal=has_terminal)
             if has_terminal:
                 master, slave = self._terminal(raw["rows"], raw["columns"], is_root=order.is_root)
                 with open(master, "rb", buffering=0), open(slave, "rb", buffering=0):
                     self._send({"terminal": command}, [master])
                     self._fork(command, order, [slave, slave, slave])
             else:
-                self._fork(command, order, fds[1:4])
+                self._fork(command, order, fds[1:])
         except OSError as error:
             self._send_exit(command, 126, f"{error.strerror or error}")
 

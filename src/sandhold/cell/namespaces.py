@@ -34,6 +34,7 @@ from sandhold.linux.process import Spawn, spawn_module
 from sandhold.linux.users import IdRange, Maps
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from sandhold.cell.spec import CellEvent, CellSpec, Command, CommandId, DroppedCount
@@ -86,12 +87,17 @@ class NamespacesCell:
         """A datagram socket inside, connected to nothing, for asking whether egress answers."""
         return self._network.asker
 
+    @property
+    def tap(self) -> int | None:
+        """The cable of the tap device, where the cell has one."""
+        return self._network.tap
+
     def fileno(self) -> int:
         """Return a descriptor that is readable when `events()` has news."""
         return self._channel.fileno()
 
-    def start(self, command: Command, streams: tuple[int, int, int] | None) -> CommandId:
-        """Start a command on these descriptors, or on a new terminal.
+    def start(self, command: Command, streams: tuple[int, int, int] | None, extras: Sequence[int] = ()) -> CommandId:
+        """Start a command on these descriptors, or on a new terminal; `extras` are its descriptors 3 and on.
 
         Raises:
             ValueError: when no such command can be started: an unknown user, a zero byte, too large.
@@ -99,7 +105,7 @@ class NamespacesCell:
         """
         if command.user not in (AGENT_USER, ROOT_USER):
             raise ValueError(f"no user `{command.user}` inside; there are `{AGENT_USER}` and `{ROOT_USER}`")
-        return self._channel.start(command, streams)
+        return self._channel.start(command, streams, extras)
 
     def events(self) -> list[CellEvent]:
         """Return what happened since the last call; a cell that breaks its protocol is killed and has died."""
@@ -108,7 +114,7 @@ class NamespacesCell:
         events = self._channel.receive()
         if events and isinstance(events[-1], CellDied):
             self._has_died = True
-            self._end_processes()
+            self.end_processes()
         return events
 
     def signal(self, command: CommandId, signum: int) -> None:
@@ -127,7 +133,7 @@ class NamespacesCell:
         """
         if self._is_killed:
             return
-        self._end_processes()
+        self.end_processes()
         self._is_killed = True
         os.close(self._process)
         self._channel.close()
@@ -135,7 +141,12 @@ class NamespacesCell:
         if self._group is not None:
             self._group.remove()
 
-    def _end_processes(self) -> None:
+    def end_processes(self) -> None:
+        """End every process inside and keep the network, whose counters can still be read.
+
+        Raises:
+            TimeoutError: when the kernel has not ended them within `ENDING_TIMEOUT_S`.
+        """
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._process, signal.SIGKILL)
         _await_end(self._process)
@@ -151,8 +162,8 @@ class NamespacesCell:
         self.kill()
 
 
-def open_cell(spec: CellSpec, spawn: Spawn = spawn_module) -> NamespacesCell:
-    """Make a cell by rules 1 and 2.
+def open_cell(spec: CellSpec, spawn: Spawn = spawn_module, *, has_tap: bool = False) -> NamespacesCell:
+    """Make a cell by rules 1 and 2, with a tap device in its network when a machine is to run in it.
 
     Raises:
         OSError: when a step fails, with what failed and, where there is a usual one, its cause.
@@ -161,7 +172,7 @@ def open_cell(spec: CellSpec, spawn: Spawn = spawn_module) -> NamespacesCell:
     identity = identity_for(spec.slot)
     plan, notes = _plan(spec, identity)
     with contextlib.ExitStack() as undo:
-        network = open_network(identity, spawn)
+        network = open_network(identity, spawn, has_tap=has_tap)
         undo.callback(network.close)
         group = open_control_group(spec.name, spec.limits)
         if group is not None:
@@ -176,6 +187,28 @@ def open_cell(spec: CellSpec, spawn: Spawn = spawn_module) -> NamespacesCell:
     cell = NamespacesCell(network, child, process, Channel(ours), group)
     cell.notes = (*identity.notes, *notes, *_limit_notes(spec, group))
     return cell
+
+
+def planned_files(spec: CellSpec) -> tuple[PlannedFile, ...]:
+    """Return a cell's injected files as plans hold them."""
+    return tuple(
+        PlannedFile(str(one.path), _base64(one.content), one.mode, AGENT_UID if one.is_agents else 0)
+        for one in spec.files
+    )
+
+
+def planned_seeds(spec: CellSpec) -> tuple[PlannedSeed, ...]:
+    """Return a cell's seeds as plans hold them."""
+    return tuple(
+        PlannedSeed(
+            str(one.path),
+            _base64(one.content),
+            one.seeding.value,
+            _base64(one.marker),
+            AGENT_UID if one.is_agents else 0,
+        )
+        for one in spec.seeds
+    )
 
 
 def _plan(spec: CellSpec, identity: Identity) -> tuple[Plan, tuple[str, ...]]:
@@ -200,22 +233,10 @@ def _plan(spec: CellSpec, identity: Identity) -> tuple[Plan, tuple[str, ...]]:
         layer=Folder.look(os.path.realpath(spec.layer)),
         inner=identity.inner,
         mounts=tuple(_planned_mount(mount, identity) for mount in mounts),
-        files=tuple(
-            PlannedFile(str(one.path), _base64(one.content), one.mode, AGENT_UID if one.is_agents else 0)
-            for one in spec.files
-        ),
+        files=planned_files(spec),
         pids=spec.limits.pids,
         tmp_bytes=min(TMP_BYTES_MAX, spec.limits.memory or TMP_BYTES_MAX),
-        seeds=tuple(
-            PlannedSeed(
-                str(one.path),
-                _base64(one.content),
-                one.seeding.value,
-                _base64(one.marker),
-                AGENT_UID if one.is_agents else 0,
-            )
-            for one in spec.seeds
-        ),
+        seeds=planned_seeds(spec),
         template_layers=tuple(Folder.look(os.path.realpath(layer)) for layer in spec.template.layers),
     )
     return plan, tuple(notes)

@@ -2,9 +2,10 @@
 
 Rules:
 
-1. The namespace has `lo` and nothing else. Every TCP connection to an address that is not its own ends at our listener
-   of that family; every query to port 53, whichever server it is for, ends at our DNS sockets; its own addresses stay
-   usable inside; everything else is counted and refused.
+1. The namespace has `lo` and nothing else; for a machine it has a tap device too, whose other end is the machine. Every
+   TCP connection to an address that is not its own ends at our listener of that family; every query to port 53,
+   whichever server it is for, ends at our DNS sockets; its own addresses stay usable inside; everything else is counted
+   and refused.
 2. A step that fails leaves nothing: the namespace dies with the process that was making it.
 3. It is tried before it is used (`network_trial.py`).
 4. The namespace belongs to the outer user namespace, in which nothing inside the cell ever runs: root inside has no
@@ -21,10 +22,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
-from sandhold.cell.network_inside import TABLE
-from sandhold.cell.network_trial import TrialSockets, try_network
+from sandhold.cell.network_trial import LOOPBACK, TrialSockets, try_network
 from sandhold.cell.spec import DroppedCount
 from sandhold.linux.process import Namespaces, Spawn, run_checked, spawn_module
+from sandhold.linux.tap import TAP
 from sandhold.linux.users import write_maps_with_helpers, write_single_id_map
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 MAKING_TIMEOUT_S: Final = 30.0  # takes 20 ms; a loaded machine gets patience, a stuck one an error
 MESSAGE_BYTES_MAX: Final = 4096
 NETWORK_MAKER: Final = "sandhold.cell.network_inside"
-_DESCRIPTORS: Final = 13  # six sockets, two namespaces, five sockets for the trial
+_DESCRIPTORS: Final = 13  # six sockets, two namespaces, five sockets for the trial; and a tap device for a machine
 _PROTOCOLS: Final = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 
 
@@ -51,18 +52,20 @@ class Network:
     dns_tcp: tuple[socket.socket, ...]
     asker: socket.socket
     namespaces: Namespaces
+    tap: int | None = None
 
     def close(self) -> None:
         """Close every socket and let go of the namespaces."""
         for one in (*self.tcp, *self.dns_udp, *self.dns_tcp, self.asker):
             one.close()
-        for fd in (self.namespaces.network, self.namespaces.user):
+        for fd in (self.namespaces.network, self.namespaces.user, self.tap):
             if fd is not None:
                 os.close(fd)
 
 
-def open_network(identity: Identity, spawn: Spawn = spawn_module) -> Network:
-    """Make a network by rules 1 to 4, owned by the outer user namespace that `identity` asks for.
+def open_network(identity: Identity, spawn: Spawn = spawn_module, *, has_tap: bool = False) -> Network:
+    """Make a network by rules 1 to 4, owned by the outer user namespace that `identity` asks for; with a tap device in
+    it when a machine is to have its card there.
 
     Raises:
         OSError: when a step fails, with the sentence of the program that failed.
@@ -73,7 +76,7 @@ def open_network(identity: Identity, spawn: Spawn = spawn_module) -> Network:
         with theirs:
             child = spawn(NETWORK_MAKER, [theirs.fileno()])
         try:
-            return _receive(ours, child.pid, identity)
+            return _receive(ours, child.pid, identity, has_tap=has_tap)
         finally:
             child.kill()
             child.wait(MAKING_TIMEOUT_S)
@@ -85,16 +88,16 @@ def dropped(namespaces: Namespaces) -> tuple[DroppedCount, ...]:
     Raises:
         OSError: when `nft` cannot be run there or its answer is not what this version prints.
     """
-    listing = run_checked(["nft", "-j", "list", "table", "inet", TABLE], inside=namespaces)
+    listing = run_checked(["nft", "-j", "list", "ruleset"], inside=namespaces)
     try:
         return tuple(_counts(json.loads(listing)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OSError(f"`nft -j` printed something else than counters: {error}") from error
 
 
-def _receive(link: socket.socket, pid: int, identity: Identity) -> Network:
+def _receive(link: socket.socket, pid: int, identity: Identity, *, has_tap: bool) -> Network:
     needs_maps = identity.outer is not None or identity.is_single
-    link.send(json.dumps({"parent": os.getpid(), "user_namespace": needs_maps}).encode())
+    link.send(json.dumps({"parent": os.getpid(), "user_namespace": needs_maps, "tap": has_tap}).encode())
     if needs_maps:
         _expect(link, "unshared")
         if identity.outer is not None:
@@ -103,7 +106,7 @@ def _receive(link: socket.socket, pid: int, identity: Identity) -> Network:
             write_single_id_map(pid, 0, os.geteuid(), os.getegid())
         link.send(b'{"mapped": true}')
     fds = _expect(link, "made")
-    if len(fds) != _DESCRIPTORS:
+    if len(fds) != _DESCRIPTORS + has_tap:
         _close_all(fds)
         raise OSError("the cell's network came without its sockets")
     sockets = [socket.socket(fileno=fd) for fd in fds[:6]]
@@ -112,12 +115,13 @@ def _receive(link: socket.socket, pid: int, identity: Identity) -> Network:
     else:
         os.close(fds[7])
         user = None
-    trial = [socket.socket(fileno=fd) for fd in fds[8:]]
+    trial = [socket.socket(fileno=fd) for fd in fds[8:13]]
+    tap = fds[13] if has_tap else None
     tcp, dns_udp, dns_tcp = tuple(sockets[0:2]), tuple(sockets[2:4]), tuple(sockets[4:6])
-    network = Network(tcp, dns_udp, dns_tcp, trial[2].dup(), Namespaces(fds[6], user))
+    network = Network(tcp, dns_udp, dns_tcp, trial[2].dup(), Namespaces(fds[6], user), tap)
     with contextlib.closing(TrialSockets(tuple(trial[0:2]), tuple(trial[2:4]), trial[4])) as made:
         try:
-            try_network(made, tcp, dns_udp)
+            try_network(made, tcp, dns_udp, (LOOPBACK, TAP) if has_tap else (LOOPBACK,))
         except BaseException:
             network.close()
             raise
@@ -126,7 +130,7 @@ def _receive(link: socket.socket, pid: int, identity: Identity) -> Network:
 
 def _expect(link: socket.socket, word: str) -> list[int]:
     try:
-        message, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES_MAX, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        message, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES_MAX, _DESCRIPTORS + 1, socket.MSG_CMSG_CLOEXEC)
     except TimeoutError:
         raise OSError("the cell's network was not made in time") from None
     said = json.loads(message) if message else {"failed": "its process ended"}

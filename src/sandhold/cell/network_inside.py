@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.linux.process import run_checked
 from sandhold.linux.syscalls import CLONE_NEWNET, CLONE_NEWUSER, die_with_parent, unshare
-from sandhold.model.cell_addresses import DNS_PORT, GATEWAY_IPV4, GATEWAY_IPV6, PROXY_PORT
+from sandhold.linux.tap import TAP, open_tap
+from sandhold.model.cell_addresses import (
+    DNS_PORT,
+    GATEWAY_IPV4,
+    GATEWAY_IPV6,
+    GUEST_IPV4,
+    GUEST_IPV6,
+    LINK_IPV4,
+    LINK_IPV6,
+    LINK_PREFIX_IPV4,
+    LINK_PREFIX_IPV6,
+    PROXY_PORT,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +43,29 @@ addr add {GATEWAY_IPV4}/32 dev lo
 addr add {GATEWAY_IPV6}/128 dev lo nodad
 route add default dev lo src {GATEWAY_IPV4}
 route add ::/0 dev lo src {GATEWAY_IPV6}
+"""
+
+# The card of a machine ends in this device: the only other end of it is the machine.
+_TAP_LINKS: Final = f"""\
+link set {TAP} up
+addr add {LINK_IPV4}/{LINK_PREFIX_IPV4} dev {TAP}
+addr add {LINK_IPV6}/{LINK_PREFIX_IPV6} dev {TAP} nodad
+"""
+
+# What a machine puts on its link is looked at before the kernel does anything with it: no frame but IP's and ARP's, no
+# tag, no address but the one it was given.
+_TAP_RULESET: Final = f"""\
+table netdev {TABLE} {{
+  counter frames {{ }}
+  counter spoofed {{ }}
+  chain arriving {{
+    type filter hook ingress device "{TAP}" priority 0; policy accept;
+    ether type != {{ ip, ip6, arp }} counter name frames drop
+    ip saddr != {GUEST_IPV4} counter name spoofed drop
+    ether type ip6 ip6 saddr != {{ {GUEST_IPV6}, ::, fe80::/10 }} counter name spoofed drop
+    arp saddr ip != {GUEST_IPV4} counter name spoofed drop
+  }}
+}}
 """
 
 # Queries are caught before local addresses are let be: a resolver on 127.0.0.53 is a habit, not a service inside.
@@ -67,6 +102,15 @@ table inet {TABLE} {{
     fib daddr type local return
     jump streams
   }}
+  chain straying {{
+    type filter hook prerouting priority -50; policy accept;
+    iifname != "{TAP}" accept
+    ct status dnat accept
+    fib daddr type {{ local, multicast, broadcast }} accept
+    jump nowhere
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx type admin-prohibited
+  }}
   chain nowhere {{
     meta nfproto ipv4 meta l4proto {{ udp, udplite, tcp, dccp, sctp }} \
 update @dropped4 {{ ip daddr . meta l4proto . th dport counter }} return
@@ -82,6 +126,8 @@ update @dropped6 {{ ip6 daddr . meta l4proto . th dport counter }} return
     ct state established,related accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
     icmpv6 type {{ nd-router-solicit, mld-listener-report, mld2-listener-report }} drop
+    oifname "{TAP}" icmp type destination-unreachable accept
+    oifname "{TAP}" icmpv6 type destination-unreachable accept
     jump nowhere
     meta l4proto tcp reject with tcp reset
     reject with icmpx type admin-prohibited
@@ -91,12 +137,14 @@ update @dropped6 {{ ip6 daddr . meta l4proto . th dport counter }} return
     iifname "lo" accept
     ct state established,related accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    icmpv6 type {{ nd-router-solicit, mld-listener-report, mld2-listener-report }} drop
     ct status dnat accept
     ip daddr {GATEWAY_IPV4} tcp dport {{ {DNS_PORT}, {PROXY_PORT} }} accept
     ip daddr {GATEWAY_IPV4} udp dport {DNS_PORT} accept
     ip6 daddr {GATEWAY_IPV6} tcp dport {{ {DNS_PORT}, {PROXY_PORT} }} accept
     ip6 daddr {GATEWAY_IPV6} udp dport {DNS_PORT} accept
     jump nowhere
+    meta l4proto tcp reject with tcp reset
   }}
   chain passing {{
     type filter hook forward priority filter; policy drop;
@@ -109,10 +157,10 @@ update @dropped6 {{ ip6 daddr . meta l4proto . th dport counter }} return
 
 def main(fds: Sequence[int]) -> None:
     """Make the network and send, over the packet socket `fds[0]`: six sockets, the network and user namespaces, and
-    five sockets to try it with.
+    five sockets to try it with; after those, when one is wanted, the tap device that a machine's card ends in.
 
     Messages, one JSON object a packet. Out: `{"unshared": true}` when maps are wanted, `{"made": true}` with the
-    descriptors, `{"failed": text}`. In: `{"parent": pid, "user_namespace": bool}`, `{"mapped": true}`.
+    descriptors, `{"failed": text}`. In: `{"parent": pid, "user_namespace": bool, "tap": bool}`, `{"mapped": true}`.
     """
     with socket.socket(fileno=fds[0]) as link:
         try:
@@ -135,12 +183,13 @@ def _make(link: socket.socket) -> None:
         os.setresuid(0, 0, 0)
     unshare(CLONE_NEWNET)
     _set_up_kernel()
-    run_checked(["ip", "-batch", "-"], stdin=_LINKS.encode())
-    run_checked(["nft", "-f", "-"], stdin=RULESET.encode())
+    taps = [open_tap()] if order["tap"] else []
+    run_checked(["ip", "-batch", "-"], stdin=(_LINKS + _TAP_LINKS * len(taps)).encode())
+    run_checked(["nft", "-f", "-"], stdin=(RULESET + _TAP_RULESET * len(taps)).encode())
     sockets = _sockets()
     trial = _trial_sockets()
     namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("net", "user")]
-    fds = [*(one.fileno() for one in sockets), *namespaces, *(one.fileno() for one in trial)]
+    fds = [*(one.fileno() for one in sockets), *namespaces, *(one.fileno() for one in trial), *taps]
     socket.send_fds(link, [b'{"made": true}'], fds)
     for one in (*sockets, *trial):
         one.close()

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. The namespace has the loopback interface and nothing else.
+1. The namespace has the loopback interface and nothing else, or that and the tap device of a machine.
 2. A connection to an address that is nobody's ends at our listener, which knows where it was headed; IPv4 and IPv6.
 3. A query to a nameserver that is nobody's ends at our DNS socket; IPv4 and IPv6.
 
@@ -50,15 +50,22 @@ class TrialSockets:
             sock.close()
 
 
-def try_network(trial: TrialSockets, listeners: Sequence[socket.socket], nameservers: Sequence[socket.socket]) -> None:
-    """Hold a network to the rules above; `listeners` and `nameservers` are those that the cell hands out.
+def try_network(
+    trial: TrialSockets,
+    listeners: Sequence[socket.socket],
+    nameservers: Sequence[socket.socket],
+    interfaces: tuple[str, ...] = (LOOPBACK,),
+) -> None:
+    """Hold a network to the rules above; `listeners` and `nameservers` are those that the cell hands out, `interfaces`
+    all that the namespace may have, in order.
 
     Raises:
         OSError: when a rule does not hold, with which one.
     """
     names = interface_names(trial.route)
-    if names != (LOOPBACK,):
-        raise OSError(f"the sandbox's network has other interfaces than `{LOOPBACK}`: {', '.join(names) or 'none'}")
+    if names != interfaces:
+        wanted, found = ", ".join(f"`{name}`" for name in interfaces), ", ".join(names) or "none"
+        raise OSError(f"the sandbox's network has other interfaces than {wanted}: {found}")
     for sock, listener, address in zip(trial.streams, listeners, _NOBODYS, strict=True):
         _try_stream(sock, listener, address)
     for sock, nameserver, address in zip(trial.datagrams, nameservers, _NOBODYS, strict=True):

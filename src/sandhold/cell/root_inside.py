@@ -12,7 +12,7 @@ Rules:
 """
 
 # System calls on a tree where pathlib has no words for links and descriptors.
-# ruff: noqa: PTH101, PTH102, PTH112, PTH120, PTH123, PTH211
+# ruff: noqa: PTH102, PTH112, PTH123, PTH211
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ import contextlib
 import os
 import stat
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.host_root import host_layers
 from sandhold.cell.layers import overlay_of
+from sandhold.cell.places import DEVICE_LINKS, let_agent_through, make_file, make_folder
 from sandhold.cell.seeds_inside import sow
 from sandhold.linux.mounts import (
     NODEV,
@@ -55,13 +55,6 @@ _RUN_BYTES_MAX: Final = 64 << 20  # sockets and process numbers
 _SMALL_BYTES_MAX: Final = 1 << 20  # mount points and links only
 _FILES_BYTES_MAX: Final = 64 << 20  # the injected files, at most what a plan can hold
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
-_DEVICE_LINKS: Final = (
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-)
 _OWN: Final = ("/", "/tmp", "/run", "/dev/shm")  # noqa: S108
 # What tells about or changes the whole machine; most is closed to the cell's ids anyway.
 _HIDDEN_FILES: Final = (
@@ -114,18 +107,18 @@ def build_root(plan: Plan, inner: int, workspace_maps: Sequence[int | None]) -> 
         with contextlib.suppress(FileExistsError):
             os.symlink(target, path)
     for path, tree in parts.overlays:
-        attach(tree, _folder(plan, path))
+        attach(tree, make_folder(plan.owner(0), path))
     _make_home(plan)
     for seed in plan.seeds:
         sow(seed, plan.owner(seed.owner))
     _place_system(plan, parts)
     own = [_mount_number(path) for path in (*_OWN, *(path for path, _ in parts.overlays))]
     for source, tree in parts.workspaces:
-        place = _same_file(source) if source.is_file else _folder(plan, source.path)
-        _let_agent_through(source.path, [other.path for other, _ in parts.workspaces])
+        place = _same_file(source) if source.is_file else make_folder(plan.owner(0), source.path)
+        let_agent_through(source.path, [other.path for other, _ in parts.workspaces])
         attach(tree, place)
     for path, tree in parts.files:
-        attach(tree, _file(plan, path))
+        attach(tree, make_file(plan.owner(0), path))
     return Root(frozenset(own))
 
 
@@ -182,20 +175,20 @@ def _enter(root: int) -> None:
 
 def _place_system(plan: Plan, parts: _Parts) -> None:
     """Rule 4, and the file systems that start empty."""
-    attach(_tmpfs(plan, plan.tmp_bytes, "1777"), _folder(plan, "/tmp"))  # noqa: S108
-    attach(_tmpfs(plan, _RUN_BYTES_MAX, "0755"), _folder(plan, "/run"))
+    attach(_tmpfs(plan, plan.tmp_bytes, "1777"), make_folder(plan.owner(0), "/tmp"))  # noqa: S108
+    attach(_tmpfs(plan, _RUN_BYTES_MAX, "0755"), make_folder(plan.owner(0), "/run"))
     sys_tree = _tmpfs(plan, _SMALL_BYTES_MAX, "0555")
     set_attributes(sys_tree, RDONLY)
-    attach(sys_tree, _folder(plan, "/sys"))
+    attach(sys_tree, make_folder(plan.owner(0), "/sys"))
     _place_devices(plan, parts)
-    attach(parts.proc, _folder(plan, "/proc"))
+    attach(parts.proc, make_folder(plan.owner(0), "/proc"))
     if plan.pids is not None:
         _limit_process_numbers(plan.pids)
     _hide_in_proc(plan, parts.devices["null"])
 
 
 def _make_home(plan: Plan) -> None:
-    _folder(plan, "/home")
+    make_folder(plan.owner(0), "/home")
     if not os.path.isdir("/home/agent"):
         os.mkdir("/home/agent", 0o700)
         os.chown("/home/agent", plan.owner(AGENT_ID), plan.owner(AGENT_ID), follow_symlinks=False)
@@ -203,12 +196,12 @@ def _make_home(plan: Plan) -> None:
 
 def _place_devices(plan: Plan, parts: _Parts) -> None:
     tree = _tmpfs(plan, _SMALL_BYTES_MAX, "0755")
-    attach(tree, _folder(plan, "/dev"))
+    attach(tree, make_folder(plan.owner(0), "/dev"))
     for name in _DEVICES:
         os.close(os.open(f"/dev/{name}", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
     os.mkdir("/dev/pts")
     os.mkdir("/dev/shm")  # noqa: S108
-    for name, target in _DEVICE_LINKS:
+    for name, target in DEVICE_LINKS:
         os.symlink(target, f"/dev/{name}")
     set_own_attributes(tree, RDONLY)
     for name in _DEVICES:
@@ -263,23 +256,6 @@ def _device(name: str) -> int:
     return tree
 
 
-def _folder(plan: Plan, path: str) -> int:
-    """Return the folder at a path of the new root, made with its parents where missing; no link is followed.
-
-    Raises:
-        OSError: when a link or a file stands in its way, left there by an earlier run.
-    """
-    here = ""
-    for name in path.split("/")[1:]:
-        here += f"/{name}"
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(here, 0o755)
-            os.chown(here, plan.owner(0), plan.owner(0), follow_symlinks=False)
-        if not stat.S_ISDIR(os.lstat(here).st_mode):
-            raise OSError(f"the sandbox's own `{here}` is no folder any more; nothing can be mounted on `{path}`")
-    return openat2(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
-
-
 def _same_file(source: Folder) -> int:
     """Return the very file that a file's mount comes from, seen through the folder that it lies in.
 
@@ -290,31 +266,6 @@ def _same_file(source: Folder) -> int:
     status = os.fstat(fd)
     if (status.st_dev, status.st_ino) != (source.device, source.inode):
         raise OSError(f"`{source.path}` was replaced by another while the sandbox started")
-    return fd
-
-
-def _let_agent_through(path: str, workspaces: Sequence[str]) -> None:
-    """Let every user inside pass the folders above a workspace: root's home inside holds nothing of the host's.
-
-    A folder that is or lies in another workspace is the host's own, and keeps its mode.
-    """
-    for parent in accumulate(path.split("/")[1:-1], lambda above, name: f"{above}/{name}", initial=""):
-        if parent and not any(f"{parent}/".startswith(f"{other}/") for other in workspaces):
-            mode = stat.S_IMODE(os.lstat(parent).st_mode)
-            if not mode & 0o001:
-                os.chmod(parent, mode | 0o001)
-
-
-def _file(plan: Plan, path: str) -> int:
-    """Return the file that a path of the new root leads to, following its links inside, made empty where missing."""
-    target = os.path.realpath(path)
-    _folder(plan, os.path.dirname(target))
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
-        os.chown(target, plan.owner(0), plan.owner(0), follow_symlinks=False)
-    fd = openat2(AT_FDCWD, target, os.O_PATH, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise OSError(f"the sandbox's own `{target}` is no file any more; `{path}` cannot be given to it")
     return fd
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NewType, Protocol, Self
+from typing import TYPE_CHECKING, Final, NewType, Protocol, Self
 
 if TYPE_CHECKING:
     import socket
@@ -18,6 +18,7 @@ AGENT_USER = "agent"
 AGENT_UID = 1000
 AGENT_HOME = "/home/agent"
 ROOT_USER = "root"
+EXTRAS_MAX: Final = 16  # descriptors that a command is given beside its streams: a machine's parts are a dozen
 
 CommandId = NewType("CommandId", int)
 """Numbers the commands of one cell, from 1."""

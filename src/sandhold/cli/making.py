@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 
 ENV_FILE_BYTES_MAX: Final = 1024 * 1024  # the kernel takes two megabytes of arguments and environment (execve(2))
 
-_CREATION_FLAGS: Final = ("branch", "name", "isolation", "template", "cpus", "memory", "protect", "no_protect")
+_CREATION_FLAGS: Final = (
+    "branch",
+    "name",
+    "isolation",
+    "require_kvm",
+    "template",
+    "cpus",
+    "memory",
+    "protect",
+    "no_protect",
+)
 
 
 def creation_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -40,8 +50,9 @@ def creation_options(command: Callable[..., int]) -> Callable[..., int]:
             "--isolation",
             type=click.Choice(["auto", "microvm", "namespaces"]),
             default=None,
-            help="Kind of boundary; this version has `namespaces` only, and `auto` picks it.",
+            help="Kind of boundary; `auto` takes `microvm` where this host's processor runs machines.",
         ),
+        click.option("--require-kvm", is_flag=True, help="Fail instead of emulating a virtual machine."),
         click.option(
             "--template", metavar="NAME", help="Root file system to start from: `debian` (the default) or `host`."
         ),
@@ -115,7 +126,9 @@ def make_sandbox(context: click.Context, paths: Paths, database: Database, wante
     if sandboxes.find(database, planned.name) is not None:
         raise sandboxes.NameTakenError(planned.name)
     agreed = rootfs.settled(context, paths, wanted, planned.template)
-    return creation.make(database, paths, planned if agreed is wanted else creation.plan(agreed, paths))
+    final = planned if agreed is wanted else creation.plan(agreed, paths)
+    rootfs.make_ready(paths, final)
+    return creation.make(database, paths, final)
 
 
 def read_wanted(paths: Paths, agent: str, paths_given: tuple[str, ...], given: dict[str, object]) -> creation.Wanted:
@@ -127,6 +140,7 @@ def read_wanted(paths: Paths, agent: str, paths_given: tuple[str, ...], given: d
         paths=paths_given,
         name=_text(given.get("name")),
         isolation=_text(given.get("isolation")) or "auto",
+        needs_hardware=given.get("require_kvm") is True,
         template=_text(given.get("template")),
         cpus=cpus if isinstance(cpus, float) else None,
         memory=_text(given.get("memory")),

@@ -9,17 +9,35 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cli import output
 from sandhold.cli.asking import agrees, may_ask
 from sandhold.errors import SbxError
+from sandhold.session.isolation import prepare
 from sandhold.session.templates import ensure_template, outdated
 
 if TYPE_CHECKING:
     import click
 
+    from sandhold.model.sandbox import Sandbox
     from sandhold.paths import Paths
     from sandhold.session.creation import Wanted
 
 _DEFAULT: Final = "debian"
 _HOST: Final = "host"
 _QUESTION: Final = f"start from the host's own programs instead (template {_HOST})?"
+
+
+def make_ready(paths: Paths, sandbox: Sandbox) -> None:
+    """Make what a sandbox starts from, if it is not there, saying what is happening: its template, and for a machine
+    what that boots from.
+
+    Raises:
+        SbxError: when it cannot be made.
+    """
+    make_sure(paths, sandbox.template)
+    try:
+        prepare(paths, sandbox, time.time(), output.progress)
+    except OSError as error:
+        raise SbxError(f"what virtual machines start from cannot be made: {error.strerror or error}") from error
+    finally:
+        output.end_progress()
 
 
 def make_sure(paths: Paths, template: str) -> None:

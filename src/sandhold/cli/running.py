@@ -174,7 +174,7 @@ def execute(  # noqa: PLR0913 - a command has as many arguments as options
     paths = Paths.from_environment(os.environ)
     with closing(open_database(paths.database)) as database:
         sandbox = sandboxes.get(database, name)
-    rootfs.make_sure(paths, sandbox.template)
+    rootfs.make_ready(paths, sandbox)
     environment = _variables_for(sandbox, parse_variables(env, os.environ))
     argv = command[1:] if command[0] == "--" else command
     if not argv:
@@ -191,7 +191,7 @@ def _run_agent(
     given: Variables,
 ) -> int:
     """Run the agent in front of the user, or with a prompt for that one thing, without input."""
-    rootfs.make_sure(paths, sandbox.template)
+    rootfs.make_ready(paths, sandbox)
     agent = load_agent(sandbox.agent, paths.agents)
     argv = None if prompt is None else agent.headless_command(prompt)
     if argv == ():
@@ -214,7 +214,7 @@ def _variables_for(sandbox: Sandbox, given: Variables) -> tuple[tuple[str, str],
 
 
 def _run_detached(paths: Paths, sandbox: Sandbox) -> int:
-    rootfs.make_sure(paths, sandbox.template)
+    rootfs.make_ready(paths, sandbox)
     reached = _reach(paths, sandbox)
     with reached.channel as channel:
         try:

@@ -143,7 +143,7 @@ def prune(context: click.Context, force: bool) -> int:  # noqa: FBT001 - click p
 @click.argument("name")
 def inspect(name: str) -> int:
     """Show all facts of one sandbox as JSON."""
-    from sandhold.session import starting  # noqa: PLC0415 - `ls` lives in this module and stays quick
+    from sandhold.session import isolation, starting  # noqa: PLC0415 - `ls` lives in this module and stays quick
 
     paths = Paths.from_environment(os.environ)
     with closing(read_only(paths.database)) as database:
@@ -151,6 +151,7 @@ def inspect(name: str) -> int:
         current = generation(database)
     facts = _facts(sandbox, presence.look(paths.sandbox(name)), current)
     facts |= {
+        "isolation_reason": isolation.why(paths, sandbox.isolation),
         "limits": {"cpus": sandbox.limits.cpus, "memory": sandbox.limits.memory, "pids": sandbox.limits.pids},
         "environment": [variable for variable, _ in sandbox.environment] + [*sandbox.host_variables],
         "created_at": _moment(sandbox.created_at),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.agents.definitions import agent_names, load_agent
 from sandhold.cell.templates import DEBIAN_TEMPLATE
-from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
+from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.sandbox import PROTECTED, Isolation, Limits, Mount, Sandbox, is_sandbox_name
+from sandhold.session import isolation
 from sandhold.session.anchoring import parse_anchor
 from sandhold.session.variables import NO_VARIABLES, Variables
 from sandhold.store import sandboxes
@@ -29,6 +30,8 @@ LAYER_FOLDER: Final = "layer"
 PIDS_DEFAULT: Final = 4096  # a parallel build starts hundreds; a fork bomb stops here
 MEMORY_SHARE_DEFAULT: Final = 0.5  # of the host's memory, so that the host stays usable whatever happens inside
 MEMORY_MIN: Final = 64 * 1024 * 1024  # below this not even a shell starts
+MACHINE_MEMORY_MIN: Final = 256 * 1024 * 1024  # a kernel of its own, and what starts commands
+MACHINE_MEMORY_MAX_DEFAULT: Final = 4 << 30  # a kernel keeps books over all it is given, used or not
 
 _SYSTEM: Final = (
     "/",
@@ -58,6 +61,7 @@ class Wanted:
     paths: tuple[str, ...]
     name: str | None = None
     isolation: str = "auto"
+    needs_hardware: bool = False
     template: str | None = None
     cpus: float | None = None
     memory: str | None = None
@@ -87,13 +91,15 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
             hint=f"for example `--name {name}-1`",
             status=EXIT_USAGE,
         )
+    template = wanted.template or template_of(load_agent(wanted.agent, paths.agents))
+    kind = isolation.choose(paths, wanted.isolation, template, needs_hardware=wanted.needs_hardware)
     return Sandbox(
         name=name,
         agent=wanted.agent,
-        isolation=_isolation(wanted.isolation),
-        template=wanted.template or template_of(load_agent(wanted.agent, paths.agents)),
+        isolation=kind,
+        template=template,
         mounts=mounts,
-        limits=limits(wanted.cpus, wanted.memory),
+        limits=limits(wanted.cpus, wanted.memory, kind),
         environment=wanted.variables.valued,
         slot=0,
         created_at=time.time(),
@@ -103,13 +109,13 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
     )
 
 
-def limits(cpus: float | None = None, memory: str | None = None) -> Limits:
-    """Return the limits of a new sandbox; what is not given is the default.
+def limits(cpus: float | None = None, memory: str | None = None, kind: Isolation = Isolation.NAMESPACES) -> Limits:
+    """Return the limits of a new sandbox of that kind; what is not given is the default.
 
     Raises:
         SbxError: when one is none that can be had.
     """
-    return Limits(_cpus(cpus), _memory(memory), PIDS_DEFAULT)
+    return Limits(_cpus(cpus), _memory(memory, kind), PIDS_DEFAULT)
 
 
 def template_of(agent: Agent) -> str:
@@ -186,30 +192,22 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return any(each.exists() and each.samefile(folder) for each in (real, *real.parents))
 
 
-def _isolation(text: str) -> Isolation:
-    if text == Isolation.MICROVM.value:
-        raise SbxError(
-            "this version has no microVM cells",
-            hint="use `--isolation namespaces`, or `auto`",
-            status=EXIT_NOT_HELD,
-        )
-    return Isolation.NAMESPACES
-
-
 def _cpus(cpus: float | None) -> float | None:
     if cpus is not None and not 0.01 <= cpus <= (os.cpu_count() or 1):
         raise SbxError(f"`--cpus {cpus:g}` is not between 0.01 and {os.cpu_count()}", status=EXIT_USAGE)
     return cpus
 
 
-def _memory(text: str | None) -> int:
+def _memory(text: str | None, kind: Isolation) -> int:
+    least = MEMORY_MIN if kind is Isolation.NAMESPACES else MACHINE_MEMORY_MIN
     if text is None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return int(total * MEMORY_SHARE_DEFAULT)
+        most = int(total * MEMORY_SHARE_DEFAULT)
+        return most if kind is Isolation.NAMESPACES else max(least, min(most, MACHINE_MEMORY_MAX_DEFAULT))
     match = _SIZE.fullmatch(text.lower())
     if match is None:
         raise SbxError(f"`--memory {text}` is no size", hint="for example `512m` or `4g`", status=EXIT_USAGE)
     size = int(float(match[1]) * _UNITS[match[2]])
-    if size < MEMORY_MIN:
-        raise SbxError(f"`--memory {text}` is less than 64m", status=EXIT_USAGE)
+    if size < least:
+        raise SbxError(f"`--memory {text}` is less than {least >> 20}m", status=EXIT_USAGE)
     return size

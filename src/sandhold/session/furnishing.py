@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sandhold.cell.spec import Cell
     from sandhold.model.sandbox import Sandbox
 
-FURNISH_S_MAX: Final = 20.0  # a shell that writes three small files, on a machine that is busy with twenty others
+FURNISH_S_MAX: Final = 60.0  # a shell that writes three small files, emulated, on a machine busy with twenty others
 
 _PLACE: Final = """
 cd "$HOME" || exit

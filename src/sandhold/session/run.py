@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandhold.agents.definitions import load_agent
-from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import CellSpec, DroppedCount
 from sandhold.cell.templates import find_template
 from sandhold.errors import EXIT_NOT_HELD, SbxError
@@ -32,6 +31,7 @@ from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.egress_process import EgressProcess
 from sandhold.session.egress_trial import ask_egress
 from sandhold.session.furnishing import furnish
+from sandhold.session.isolation import open_isolated
 from sandhold.session.policies import CLOCK, actor
 from sandhold.session.protection import changed_since, forget_baseline, protect, write_baseline
 from sandhold.session.recovery import ends_of_lost, recover
@@ -77,7 +77,7 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         _check_folders(sandbox)
         egress = stack.enter_context(EgressProcess.start(spawn, paths, name, session, os.environ))
         spec, unguarded = _guarded(_cell_spec(paths, sandbox, authority.certificate()), sandbox, folder)
-        cell = stack.enter_context(open_cell(spec, spawn))
+        cell = stack.enter_context(open_isolated(paths, sandbox, spec, spawn))
         stack.callback(egress.stop)
         egress.listen(cell)
         drops = DropCounter(cell, trail)

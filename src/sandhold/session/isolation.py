@@ -1,0 +1,134 @@
+"""Which kind of cell a sandbox gets, what that kind needs first, and why it is not a better one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sandhold.cell import acceleration
+from sandhold.cell.boot_files import find_boot_files
+from sandhold.cell.namespaces import open_cell
+from sandhold.cell.qemu import PROGRAM, Acceleration
+from sandhold.cell.templates import HOST_TEMPLATE, find_template
+from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
+from sandhold.linux.process import find_program
+from sandhold.model.sandbox import Isolation
+from sandhold.session.templates import prepare_vm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandhold.cell.acceleration import Verdict
+    from sandhold.cell.spec import Cell, CellSpec
+    from sandhold.linux.process import Spawn
+    from sandhold.model.sandbox import Sandbox
+    from sandhold.paths import Paths
+
+_WITHOUT: Final = "leave `--require-kvm` out for an emulated machine, or use `--isolation namespaces`"
+EMULATED: Final = "emulated, some ten times slower than this host"
+_NEEDED: Final = (
+    (PROGRAM.rpartition("/")[2], "qemu-system-x86"),
+    ("mkfs.erofs", "erofs-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+)
+
+
+def choose(paths: Paths, wish: str, template: str, *, needs_hardware: bool) -> Isolation:
+    """Return the kind of cell for a wish: `auto`, `microvm` or `namespaces`.
+
+    `auto` is a machine where this host is known to run them itself, else namespaces.
+
+    Raises:
+        SbxError: when a machine is wished for that cannot be had.
+    """
+    verdict = acceleration.look(paths.vm)
+    if wish == Isolation.NAMESPACES:
+        if needs_hardware:
+            raise SbxError("`--require-kvm` is about machines", hint="add `--isolation microvm`", status=EXIT_USAGE)
+        return Isolation.NAMESPACES
+    if wish == Isolation.MICROVM or needs_hardware:
+        _require_machine(template)
+        if needs_hardware and verdict.is_settled and not verdict.is_hardware:
+            raise SbxError(f"no hardware virtualisation: {verdict.reason}", hint=_WITHOUT, status=EXIT_NOT_HELD)
+        return Isolation.MICROVM
+    return Isolation.MICROVM if verdict.is_hardware and template != HOST_TEMPLATE else Isolation.NAMESPACES
+
+
+def prepare(paths: Paths, sandbox: Sandbox, now: float, show: Callable[[str], None]) -> None:
+    """Make what a machine boots from, where this sandbox is one and it is not there.
+
+    Raises:
+        SbxError: when it cannot be made.
+    """
+    if sandbox.isolation is not Isolation.MICROVM:
+        return
+    _require_machine(sandbox.template)
+    template = find_template(paths.templates, sandbox.template)
+    if find_boot_files(paths.vm, template) is None:
+        show("making what virtual machines start from, once; this takes about a minute")
+        prepare_vm(paths, sandbox.template, now, show)
+
+
+def open_isolated(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -> Cell:
+    """Make the cell of a sandbox, of its kind; `spawn` starts its helpers.
+
+    Raises:
+        OSError: when a step fails.
+        SbxError: when what a machine starts from is not there.
+    """
+    if sandbox.isolation is Isolation.NAMESPACES:
+        return open_cell(spec, spawn)
+    # Imported here: no session of the other kind needs it, and twenty of them run at once.
+    from sandhold.cell.microvm import open_microvm  # noqa: PLC0415
+
+    boot = find_boot_files(paths.vm, spec.template)
+    if boot is None:
+        raise SbxError(
+            "what this machine starts from is not there",
+            hint=f"`sbx run {sandbox.name}` makes it again",
+            status=EXIT_NOT_HELD,
+        )
+    verdict = acceleration.look(paths.vm)
+    if not verdict.is_settled:
+        verdict = _try_hardware(
+            paths,
+            lambda: open_microvm(spec, boot, Acceleration.KVM, boot_s_max=acceleration.TRIAL_S_MAX).kill(),
+        )
+    cell = open_microvm(spec, boot, verdict.acceleration, spawn)
+    if not verdict.is_hardware:
+        cell.notes = (f"this machine is {EMULATED}: {verdict.reason}", *cell.notes)
+    return cell
+
+
+def why(paths: Paths, isolation: Isolation) -> str:
+    """Return a sentence on the kind of cell that a sandbox has: how it runs, or why it is no machine."""
+    verdict = acceleration.look(paths.vm)
+    if isolation is Isolation.MICROVM:
+        return "run by the processor itself" if verdict.is_hardware else f"{EMULATED}: {verdict.reason}"
+    return "asked for" if verdict.is_hardware else verdict.reason
+
+
+def _try_hardware(paths: Paths, start: Callable[[], None]) -> Verdict:
+    """Start the very machine that is wanted with the processor's help, and keep what came of it."""
+    try:
+        start()
+    except (OSError, TimeoutError) as error:
+        acceleration.record(paths.vm, works=False, detail=str(error)[:500])
+    else:
+        acceleration.record(paths.vm, works=True, detail="")
+    return acceleration.look(paths.vm)
+
+
+def _require_machine(template: str) -> None:
+    if template == HOST_TEMPLATE:
+        raise SbxError(
+            "a virtual machine has a kernel of its own and cannot start from this host's own programs",
+            hint="leave `--template host` out, or use `--isolation namespaces`",
+            status=EXIT_USAGE,
+        )
+    for program, package in _NEEDED:
+        if find_program(program) is None:
+            raise SbxError(
+                f"virtual machines need `{program}`, which is not installed",
+                hint=f"`sudo apt-get install {package}`, or use `--isolation namespaces`",
+                status=EXIT_NOT_HELD,
+            )

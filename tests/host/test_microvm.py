@@ -1,0 +1,132 @@
+"""A sandbox in a virtual machine, emulated where the processor does not help: the same product, another kernel."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandhold.linux.process import find_program
+from tests.installation import at_terminal, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.installation import Installation
+
+MISSING = [name for name in ("qemu-system-x86_64", "mkfs.erofs", "mkfs.ext4") if find_program(name) is None]
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="as an ordinary user a machine needs a `/dev/net/tun` that is open"),
+    pytest.mark.skipif(MISSING != [], reason=f"not installed: {', '.join(MISSING)}"),
+]
+
+RECORDED_S = 60.0
+
+# Frames as no honest guest sends them: an unknown type, a tag, another's address, ICMP, and a transport nobody serves.
+RAW = """
+import socket, struct
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(("eth0", 0))
+u = socket.socket(2, 2); u.sendto(b"x", ("203.0.113.9", 123))
+there = bytes.fromhex(open("/proc/net/arp").read().split()[-3].replace(":", ""))
+here = bytes.fromhex("020000000002")
+def ip(source, target, protocol, payload):
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0,
+                       socket.inet_aton(source), socket.inet_aton(target))
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return there + here + b"\\x08\\0" + head[:10] + struct.pack("!H", ~total & 0xFFFF) + head[12:] + payload
+s.send(there + here + b"\\x88\\xb5" + bytes(60))
+s.send(there + here + b"\\x81\\0\\0\\5\\x08\\0" + bytes(60))
+s.send(ip("10.9.9.9", "203.0.113.9", 17, struct.pack("!HHHH", 1, 53, 8, 0)))
+s.send(ip("10.200.1.2", "203.0.113.10", 1, b"\\x08\\0\\xf7\\xff" + bytes(4)))
+s.send(ip("10.200.1.2", "203.0.113.11", 132, bytes(12)))
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(module_sbx: Installation, module_project: Path) -> Iterator[Installation]:
+    """A machine that runs in the background."""
+    module_sbx.ok(
+        "create", "--isolation", "microvm", "--memory", "1g", "--name", "lab", "shell", ".", folder=module_project
+    )
+    module_sbx.ok("run", "-d", "lab")
+    yield module_sbx
+    module_sbx.ok("stop", "lab")
+
+
+def test_a_machine_from_start_to_stop(lab: Installation, module_project: Path) -> None:
+    """A denied host is refused, the agent is who it always is, and the folder is the user's own at its own path."""
+    refused = lab("exec", "lab", "curl", "-sS", "-m", "60", "http://denied.test/")
+    assert "the network policy refuses `denied.test`" in refused.out
+    assert ("BLOCKED", "denied.test", "-") in lab.log("lab")
+    script = "uname -r; id -un; pwd; cat hello.txt; echo made > inside"
+    release, user, folder, hello = lab.ok("exec", "lab", "sh", "-c", script).splitlines()
+    assert release != os.uname().release
+    assert (user, folder, hello) == ("agent", str(module_project), "hello from the host")
+    made = module_project / "inside"
+    assert (made.read_text(), made.stat().st_uid) == ("made\n", module_project.stat().st_uid)
+    assert lab.ok("exec", "-u", "root", "lab", "id", "-u") == "0\n"
+    assert lab("exec", "lab", "sh", "-c", "exit 7").status == 7
+    assert lab.ok("exec", "-i", "lab", "cat", given="there and back\n") == "there and back\n"
+    assert "microvm" in lab.ok("ls")
+    assert "emulated" in lab.ok("inspect", "lab")
+
+
+def test_what_a_machine_may_not_send_is_counted(lab: Installation) -> None:
+    """Root of the guest puts whatever it likes on the wire: it goes nowhere, and each kind is on record."""
+    lab.ok("exec", "-i", "-u", "root", "lab", "python3", "-", given=RAW)
+
+    def kinds() -> set[str]:
+        return {str(record["protocol"]) for record in lab.records("lab") if record["kind"] == "dropped"}
+
+    wait_until(lambda: {"frames", "spoofed", "udp", "icmp", "sctp"} <= kinds(), "all of it is on record", RECORDED_S)
+
+
+def test_a_terminal_in_a_machine(lab: Installation, module_project: Path) -> None:
+    """The command has a terminal of the user's size, hears of another one, and of a key that interrupts."""
+    with at_terminal(lab, "exec", "-it", "lab", "bash", "--norc", folder=module_project) as terminal:
+        terminal.type("stty size; tty\n")
+        terminal.expect("24 80")
+        terminal.expect("/dev/pts/")
+        terminal.resize(40, 100)
+        terminal.type("until [ \"$(stty size)\" = '40 100' ]; do :; done; echo re''sized\n")
+        terminal.expect("resized")
+        terminal.type("echo sle''eping; sleep 1000\n")
+        terminal.expect("sleeping")
+        terminal.type("\x03")
+        terminal.expect("^C")
+        terminal.type("echo inter''rupted\n")
+        terminal.expect("interrupted")
+        terminal.type("exit 3\n")
+
+
+@pytest.mark.long
+def test_what_is_written_stays_and_a_panic_is_said(sbx: Installation, project: Path) -> None:
+    """What was installed is there after a stop and after the guest's kernel died, which the trail and the log name."""
+    sbx.ok("create", "--isolation", "microvm", "--memory", "1g", "--name", "lab", "shell", ".", folder=project)
+    sbx.ok("exec", "-u", "root", "lab", "sh", "-c", "echo kept > /opt/kept")
+    assert sbx.ok("exec", "lab", "cat", "/opt/kept") == "kept\n"
+    script = "echo synced > /opt/synced; sync; echo c > /proc/sysrq-trigger"
+    assert sbx("exec", "-u", "root", "lab", "sh", "-c", script).status == 125
+    wait_until(lambda: "stopped" in sbx.ok("ls"), "the session has ended")
+    assert "panic" in sbx.ok("logs", "lab")
+    assert sbx.ok("exec", "lab", "cat", "/opt/kept", "/opt/synced") == "kept\nsynced\n"
+
+
+def test_a_machine_cannot_start_from_the_hosts_programs(sbx: Installation, project: Path) -> None:
+    """The host's own root has no kernel to boot, and the refusal says what to do."""
+    refused = sbx("create", "--isolation", "microvm", "--template", "host", "shell", ".", folder=project)
+    assert refused.status == 2
+    assert "--isolation namespaces" in refused.err
+
+
+def test_without_hardware_the_flag_that_wants_it_fails(sbx: Installation, project: Path) -> None:
+    """`--require-kvm` never ends in an emulated machine."""
+    if "virtual machines: `/dev/kvm` with" in sbx("doctor").out:
+        pytest.skip("this host may run machines itself")
+    refused = sbx("create", "--isolation", "microvm", "--require-kvm", "shell", ".", folder=project)
+    assert refused.status == 125
+    assert "hardware virtualisation" in refused.err

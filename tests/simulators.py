@@ -29,6 +29,7 @@ from sandhold.model.event import (
     Connection,
     Dropped,
     Established,
+    Lookup,
     Request,
     make_event_id,
 )
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 PATIENCE_S: Final = 20.0  # far beyond anything; it only keeps a failing test from hanging
 
 Address = IPv4Address | IPv6Address
-E = TypeVar("E", Connection, Request, Established, Closed, Dropped)
+E = TypeVar("E", Connection, Request, Established, Closed, Dropped, Lookup)
 
 
 def new_event_id() -> EventId:

@@ -38,12 +38,14 @@ class Target:
     """One parser: where to start from, words of its language, and how it is judged.
 
     `make` returns the judge; what that needs (a socket pair) is closed with the stack.
+    `brief` is how many executions the tests have time for.
     """
 
     name: str
     corpus: tuple[bytes, ...]
     words: tuple[bytes, ...]
     make: Callable[[ExitStack], Check]
+    brief: int = 6000
 
 
 @dataclass(slots=True)

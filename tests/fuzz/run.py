@@ -7,12 +7,13 @@ import random
 import sys
 from typing import Final
 
+from tests.fuzz.decision_target import DECISIONS
 from tests.fuzz.engine import BrokenError, fuzz
 from tests.fuzz.record_targets import RECORDS
 from tests.fuzz.text_targets import TEXT
 from tests.fuzz.wire_targets import WIRE
 
-TARGETS: Final = {target.name: target for target in (*WIRE, *TEXT, *RECORDS)}
+TARGETS: Final = {target.name: target for target in (*WIRE, *TEXT, *RECORDS, *DECISIONS)}
 MINUTE_S: Final = 60.0
 
 

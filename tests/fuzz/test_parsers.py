@@ -9,14 +9,12 @@ import pytest
 from tests.fuzz.engine import BrokenError, Target, fuzz, mutate
 from tests.fuzz.run import TARGETS
 
-EXECUTIONS = 6000
-
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_no_input_breaks_a_rule(target: Target) -> None:
     """Thousands of changed inputs meet no crash, no hang and no broken rule of the parser."""
-    tally = fuzz(target, seed=1, executions=EXECUTIONS)
-    assert tally.executions == EXECUTIONS
+    tally = fuzz(target, seed=1, executions=target.brief)
+    assert tally.executions == target.brief
     assert len(tally.kinds) > 2, "the corpus never gets past the first check"
 
 
@@ -24,7 +22,7 @@ def test_no_input_breaks_a_rule(target: Target) -> None:
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_ten_minutes_break_no_rule(target: Target) -> None:
     """Neither do millions."""
-    assert fuzz(target, seed=2, executions=10_000_000, seconds=600).executions > EXECUTIONS
+    assert fuzz(target, seed=2, executions=10_000_000, seconds=600).executions > target.brief
 
 
 def test_a_broken_rule_is_found_and_shown() -> None:

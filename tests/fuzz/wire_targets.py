@@ -69,6 +69,7 @@ _OTHERS: Final = (
     peers.POSTGRES_TLS,
     peers.REDIS,
     b"\r\nGET / HTTP/1.1\r\n",
+    b"\r\n" + b"GE HT/" * 12 + b"\x19",  # opaque, and certain before its line ends
 )
 _HTTP_WORDS: Final = (
     b"GET ", b"POST ", b"CONNECT ", b"HTTP/1.1", b"HTTP/1.0", b" HTTP/", b"Host: ", b"host:", b"Content-Length: ",

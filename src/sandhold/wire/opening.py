@@ -170,7 +170,7 @@ class OpeningReader:
                 return False
             self._tls_wanted = _end_of_record(self._buffer)
             return True
-        if had_line:
+        if had_line and self._buffer[0] not in _LINE_ENDS:  # an empty line is not the request line
             return b"\n" in data
         return not _TEXT.fullmatch(data) or size > START_LINE_BYTES_MAX
 

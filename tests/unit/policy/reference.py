@@ -6,6 +6,7 @@ labels by recursion and asks `ipaddress`.
 
 from __future__ import annotations
 
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ from sandhold.model.rule import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandhold.model.destination import Host
+
 Address = IPv4Address | IPv6Address
 
 LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
@@ -43,6 +46,9 @@ OPENABLE = (
     *("c000::/3", "e000::/4", "f000::/5", "f800::/6", "fc00::/7", "fe00::/9", "fe80::/10", "fec0::/10"),
     *("2001::/23", "2002::/16"),
 )
+_network6 = cache(IPv6Network)  # it would be parsed a hundred thousand times
+_NEVER = tuple(ip_network(text) for text in NEVER)
+_FLOOR = (*_NEVER, *(ip_network(text) for text in OPENABLE))
 
 
 def decide(policy: Policy, sandbox: str | None, destination: Destination, now: float) -> Decision:
@@ -102,9 +108,17 @@ def decide_claims(policy: Policy, sandbox: str | None, claims: Sequence[Destinat
     return decisions[0]
 
 
+def decide_any_port(policy: Policy, sandbox: str | None, host: Host, now: float) -> Decision:
+    """Judge a question to the resolver: a port on each side of every rule's ends is tried."""
+    ends = {end for rule in policy.rules for ports in rule.ports for end in (ports.first, ports.last)}
+    tried = sorted({port for end in (1, *ends) for port in (end - 1, end, end + 1)} - {0, 65536})
+    decisions = [decide(policy, sandbox, Destination(host, port, Source.DNS), now) for port in (443, 80, *tried)]
+    return next((decision for decision in decisions if decision.is_allowed), decisions[0])
+
+
 def is_floor(address: Address) -> bool:
     """Whether a name rule leaves the address closed."""
-    return bool(carried(address)) or any(address in ip_network(text) for text in (*NEVER, *OPENABLE))
+    return bool(carried(address)) or any(address in network for network in _FLOOR)
 
 
 def is_metadata(address: Address) -> bool:
@@ -114,7 +128,7 @@ def is_metadata(address: Address) -> bool:
 
 def is_never(address: Address) -> bool:
     """Whether the address is, or carries, one that nothing opens."""
-    return any(each in ip_network(text) for each in (address, *carried(address)) for text in NEVER)
+    return any(each in network for each in (address, *carried(address)) for network in _NEVER)
 
 
 def carried(address: Address) -> list[IPv4Address]:
@@ -123,16 +137,16 @@ def carried(address: Address) -> list[IPv4Address]:
         return []
     raw = address.packed
     found = []
-    if address in IPv6Network("::/96") and address > IPv6Address("::1"):
+    if address in _network6("::/96") and address > IPv6Address("::1"):
         found.append(raw[12:])
-    if any(address in IPv6Network(text) for text in ("::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")):
+    if any(address in _network6(text) for text in ("::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")):
         found.append(raw[12:])
-    if address in IPv6Network("64:ff9b:1::/48"):
+    if address in _network6("64:ff9b:1::/48"):
         found += [each for each in (raw[6:8] + raw[9:11], raw[7:8] + raw[9:12], raw[9:13]) if each[0]]
         found.append(raw[12:])
-    if address in IPv6Network("2002::/16"):
+    if address in _network6("2002::/16"):
         found.append(raw[2:6])
-    if address in IPv6Network("2001::/32"):
+    if address in _network6("2001::/32"):
         found += [raw[4:8], bytes(255 - octet for octet in raw[12:])]
     if raw[8:12] in (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe"):
         found.append(raw[12:])
@@ -173,8 +187,7 @@ def _opens_floor(rule: Rule) -> bool:
         identifier = network.network_address.packed[8:12]
         if identifier in (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe"):
             return True
-    ranges = [ip_network(text) for text in (*NEVER, *OPENABLE)]
-    return any(network[0] in outer and network[-1] in outer for outer in ranges)
+    return any(network[0] in outer and network[-1] in outer for outer in _FLOOR)
 
 
 def _matches(rule: Rule, host: object) -> bool:

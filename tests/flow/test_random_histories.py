@@ -1,8 +1,8 @@
 """Random histories of one sandbox's network against a small model: no byte without a recorded permission, ever.
 
-The machine changes the policy, uses connections, fills and frees the disk of the trail, loses the session and
-starts again, in any order. What the model knows is the policy in force and which connections it let in; its verdicts are
-the slow reference's.
+The machine changes the policy, uses connections, fills and frees the disk of the trail, loses the session and starts
+again, in any order. What the model knows is the policy in force and which connections it let in; its verdicts are the
+slow reference's.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -42,7 +43,7 @@ def parts(sbx: Installation, name: str) -> Mapping[str, int]:
     found = {SESSION: session}
     for child in children(session):
         words = command_line(child)
-        if b"sandhold.session.egress_process" in words:
+        if b"sandhold.session.egress_program" in words:
             found[EGRESS] = child
         elif b"sandhold.cell.launch" in words:
             found[LAUNCHER] = child
@@ -51,16 +52,30 @@ def parts(sbx: Installation, name: str) -> Mapping[str, int]:
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process started."""
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    """Return the processes that a process started, oldest first.
+
+    Read off every process there is: the kernel's own list of children leaves some out while others end (proc(5)).
+    """
+    return _by_parent().get(pid, [])
 
 
 def descendants(pid: int) -> list[int]:
     """Return the processes that a process started, and those that they started."""
-    return [each for child in children(pid) for each in (child, *descendants(child))]
+    by_parent = _by_parent()
+
+    def below(parent: int) -> list[int]:
+        return [each for child in by_parent.get(parent, []) for each in (child, *below(child))]
+
+    return below(pid)
+
+
+def _by_parent() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for number in sorted(int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()):
+        with suppress(OSError):
+            parent = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+            found.setdefault(parent, []).append(number)
+    return found
 
 
 def command_line(pid: int) -> bytes:

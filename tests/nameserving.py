@@ -17,8 +17,8 @@ import dns.rrset
 
 from sandhold.egress.flows import Flows
 from sandhold.egress.gateway import Gateway, RecordUnavailableError
+from sandhold.egress.pipes import PipePool
 from sandhold.egress.reactor import Pending, Reactor
-from sandhold.egress.relay import PipePool
 from sandhold.egress.synthetic_names import SyntheticNames
 from sandhold.egress.upstream import Upstream
 from sandhold.model.event import Lookup

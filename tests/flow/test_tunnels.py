@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sandhold.egress import relay, server
 from sandhold.model.decision import Reason
 from sandhold.model.destination import HostService, Source
 from sandhold.model.event import Closed, Connection, Established, Request, Via, Why
@@ -356,3 +357,20 @@ def test_a_client_that_only_listens_is_served(egress: StartEgress, internet: Int
     sock = gate.dial("good.test", 25)
     sock.shutdown(1)
     assert read_all(sock) == b"220 hello\r\n"
+
+
+def test_a_tunnel_that_carries_nothing_ends(
+    egress: StartEgress, internet: Internet, far_end: MakeFarEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tunnel without a byte in either direction is reset after its time, and on record as idle."""
+    monkeypatch.setattr(server, "IDLE_CHECK_S", 0.05)
+    internet.host("good.test", GOOD, {5432: far_end(echo)})
+    gate = egress(policy("allow good.test:5432"))
+    sock = gate.dial("good.test", 5432)
+    sock.sendall(b"\0\1\2\3\4")
+    assert sock.recv(5) == b"\0\1\2\3\4"
+    monkeypatch.setattr(relay, "IDLE_S", 0.1)
+    assert was_reset(sock)
+    (closed,) = gate.trail.wait_for(Closed)
+    assert closed.why is Why.IDLE
+    assert (closed.bytes_up, closed.bytes_down) == (5, 5)

@@ -33,7 +33,7 @@ from sandhold.egress.destinations import is_explicit, name_destination
 from sandhold.egress.exchange import exchange
 from sandhold.egress.first_bytes import OPENING_TIMEOUT_S, SILENCE_S, Missing, Patience, read_first_bytes
 from sandhold.egress.flows import Flow
-from sandhold.egress.relay import IDLE_S, carry_down, relay, relay_up
+from sandhold.egress.relay import IDLE_S, Relay
 from sandhold.egress.stream import Stream
 from sandhold.egress.upstream import DeniedLateError, Dialled, UpstreamFailedError, prepare
 from sandhold.model.decision import Decision, Reason
@@ -67,7 +67,7 @@ _SERVER_FIRST: Final = Patience(IDLE_S, OPENING_TIMEOUT_S)
 
 
 async def handle(gateway: Gateway, sock: socket.socket) -> None:
-    """Live through one accepted connection and leave its end on record."""
+    """Live through one accepted connection and leave its end on record; a relay may do so when this has returned."""
     reactor = gateway.reactor
     prepare(sock)
     downstream = Stream(reactor, sock)
@@ -82,13 +82,19 @@ async def handle(gateway: Gateway, sock: socket.socket) -> None:
         traceback.print_exc(file=sys.stderr)
         await _deny_ourselves(gateway, flow)
     finally:
-        if flow.why not in (None, Why.DONE, Why.REFUSED):
-            flow.reset()
-        flow.downstream.close()
-        if flow.upstream is not None:
-            flow.upstream.close()
-        gateway.flows.remove(flow)
-        note_end(gateway, flow, _decide_named(gateway, flow))
+        if flow.relay is None:
+            _close(gateway, flow)
+
+
+def _close(gateway: Gateway, flow: Flow) -> None:
+    """Close both sides, and leave the end on record."""
+    if flow.why not in (None, Why.DONE, Why.REFUSED):
+        flow.reset()
+    flow.downstream.close()
+    if flow.upstream is not None:
+        flow.upstream.close()
+    gateway.flows.remove(flow)
+    note_end(gateway, flow, _decide_named(gateway, flow))
 
 
 async def _live(gateway: Gateway, flow: Flow) -> None:
@@ -157,7 +163,13 @@ async def _pass_through(
     """Record the permission, dial, and carry the bytes unread."""
     dialled = await _reach(gateway, flow, named, claims, manner)
     if dialled is not None:
-        await relay(gateway, flow, dialled.stream)
+        _hand_over(flow, Relay(gateway, flow, dialled.stream))
+
+
+def _hand_over(flow: Flow, relay: Relay) -> None:
+    """Let a relay live the rest of the connection: a tunnel that is idle costs no task."""
+    flow.relay = relay
+    relay.carry_both(_close)
 
 
 async def _reach(
@@ -193,19 +205,19 @@ async def _serve_server_first(gateway: Gateway, flow: Flow, named: Destination) 
     dialled = await _reach(gateway, flow, named, flow.named, Reset())
     if dialled is None:
         return
-    upstream = dialled.stream
-    down = gateway.reactor.spawn(carry_down(gateway, flow, upstream), "carry-down")
+    relay = Relay(gateway, flow, dialled.stream)
     try:
+        relay.carry_down()
         opening = await read_first_bytes(gateway.reactor, flow.downstream, _SERVER_FIRST)
-        if isinstance(opening, HttpOpening) and flow.bytes_down == 0 and not down.is_done:
-            down.cancel()
-            await down.join(gateway.reactor.clock() + OPENING_TIMEOUT_S)
+        if isinstance(opening, HttpOpening) and flow.bytes_down == 0 and not relay.down.is_ended:
+            relay.stop()
             flow.downstream.skip(opening.consumed)
             await exchange(gateway, flow, named, opening.head, dialled)
         elif await _may_follow(gateway, flow, named, opening):
-            await relay_up(gateway, flow, upstream, down)
+            _hand_over(flow, relay)
     finally:
-        down.cancel()
+        if flow.relay is None:
+            relay.stop()
 
 
 async def _may_follow(gateway: Gateway, flow: Flow, named: Destination, opening: Opening | Missing) -> bool:

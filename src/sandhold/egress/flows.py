@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from sandhold.egress.reactor import Task
+    from sandhold.egress.relay import Relay
     from sandhold.egress.stream import Stream
     from sandhold.egress.upstream import Dialled
     from sandhold.model.destination import Destination
@@ -28,10 +29,10 @@ class Flow:
 
     `named` are the claims the connection itself made (where it was dialled to, the CONNECT), `claims` what the present
     decision was made on; `claims` is empty until there is one. `addresses` is the one that was dialled, or all that the
-    name had when the host's proxy dialled. `started` is the
-    moment of the decision (before there is one, of the connection) on the reactor's clock. `why` is set by whoever ends
-    the connection first. `is_recorded` says that a record was asked for, `is_durable` that one was made; `off_record`
-    is what could not be put on record in time and has to be noted in the end.
+    name had when the host's proxy dialled. `started` is the moment of the decision (before there is one, of the
+    connection) on the reactor's clock. `why` is set by whoever ends the connection first. `relay` is set once the
+    connection needs no task any more. `is_recorded` says that a record was asked for, `is_durable` that one was made;
+    `off_record` is what could not be put on record in time and has to be noted in the end.
     """
 
     event: EventId
@@ -53,6 +54,7 @@ class Flow:
     why: Why | None = None
     detail: str | None = None
     active_at: float = field(default=0.0)
+    relay: Relay | None = None
 
     def count_up(self, size: int) -> None:
         """Count bytes that leave the sandbox."""
@@ -80,6 +82,8 @@ class Flow:
         self.end(why)
         self.reset()
         self.task.cancel()
+        if self.relay is not None:
+            self.relay.stop()
 
     def reset(self) -> None:
         """Reset both sides."""
@@ -122,6 +126,12 @@ class Flows:
     def remove(self, flow: Flow) -> None:
         """Take out a connection that has ended."""
         self._open.discard(flow)
+
+    def end_idle(self, now: float) -> None:
+        """End what has carried nothing for too long; `now` is the reactor's clock."""
+        for flow in tuple(self._open):
+            if flow.relay is not None:
+                flow.relay.end_if_idle(now)
 
     def cut_denied(self, index: PolicyIndex, now: float) -> tuple[Task, ...]:
         """Cut what this policy denies; returns the tasks that are ending, so that their end records can be awaited."""

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from sandhold.egress.certificates import Authority
     from sandhold.egress.flows import Flows
+    from sandhold.egress.pipes import PipePool
     from sandhold.egress.reactor import Reactor
-    from sandhold.egress.relay import PipePool
     from sandhold.egress.synthetic_names import SyntheticNames
     from sandhold.egress.upstream import Upstream
     from sandhold.model.event import Event, EventId

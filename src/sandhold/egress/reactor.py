@@ -5,6 +5,8 @@
 3. A task starts running inside `spawn`: what it was given is its own from then on, closed by its own `finally`.
 4. A preferred descriptor, and what threads post, is served every `SLICE_S`, however busy a sandbox keeps the others.
 5. Spurious wake-ups are allowed: whoever waits for readiness tries its system call again.
+6. What is served without a task comes after everything else, for `BULK_SLICE_S` at a time: a new connection takes a
+   dozen turns of the loop, and must not wait for every open one in each of them.
 """
 
 from __future__ import annotations
@@ -21,13 +23,16 @@ import types
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from sandhold.egress.bulk import READABLE, WRITABLE, Bulk
 from sandhold.egress.tasks import NEVER, Cancelled, Pending, Task
 from sandhold.egress.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-__all__ = ["NEVER", "Cancelled", "Pending", "Reactor", "Task"]
+    from sandhold.egress.bulk import Served
+
+__all__ = ["NEVER", "READABLE", "WRITABLE", "Cancelled", "Pending", "Reactor", "Task"]
 
 T = TypeVar("T")
 
@@ -37,8 +42,8 @@ PREFERRED_MAX: Final = 8  # the doorbell, the link, and some room
 STALE_TIMERS_MAX: Final = 1024  # dead heap entries kept before the heap is rebuilt
 SHUTDOWN_TURNS_MAX: Final = 64  # rounds of cancelling before a task that refuses to end is left behind
 
-_READ: Final = select.EPOLLIN
-_WRITE: Final = select.EPOLLOUT
+_READ: Final = READABLE
+_WRITE: Final = WRITABLE
 _BROKEN: Final = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -65,6 +70,8 @@ class Reactor:
         self._left: deque[tuple[int, int]] = deque()
         self._polled_in = 0
         self._slots: dict[int, _Slot] = {}
+        self._bulk = Bulk()
+        self._epoll.register(self._bulk, _READ)
         self._tasks: set[Task] = set()
         self._timers: list[tuple[float, int, Task]] = []
         self._timer_count = 0
@@ -126,17 +133,20 @@ class Reactor:
         assert fd not in self._slots
         self._preferred.add(fd)
 
+    def serve(self, fd: int, served: Served, before: int, events: int) -> None:
+        """Have `served` called for these events of a descriptor, and no more for those `before` (rule 6); 0 is none.
+
+        A task may wait for the same descriptor meanwhile, for what `served` is not called for.
+        """
+        self._bulk.serve(fd, served, before, events)
+        slot = self._slots.get(fd)
+        if slot is not None and slot.reader is None and slot.writer is None:
+            self._forget_slot(fd)
+
     def forget(self, fd: int) -> None:
         """Drop a descriptor, before it is closed; tasks that wait for it get `ConnectionAbortedError`."""
-        slot = self._slots.pop(fd, None)
-        if slot is None:
-            return
-        self._arm(fd, slot, 0)
-        self._preferred.discard(fd)
-        slot.mask = -1
-        for task in (slot.reader, slot.writer):
-            if task is not None:
-                self.wake(task)
+        self._bulk.forget(fd)
+        self._forget_slot(fd)
 
     async def sleep(self, until: float) -> None:
         """Wait for a moment of `clock()`."""
@@ -241,6 +251,7 @@ class Reactor:
             if not task.is_done:
                 self._resume(task, None)
         self._fire_timers()
+        self._bulk.serve_some(self.clock)
 
     def _serve(self, fd: int, events: int, polled_in: int) -> None:
         slot = self._slots.get(fd)
@@ -287,7 +298,7 @@ class Reactor:
         self._tasks.discard(task)
 
     def _patience(self) -> float:
-        if self._ready:
+        if self._ready or self._bulk.has_more:
             return 0.0
         while self._timers and self._is_stale(self._timers[0]):
             heapq.heappop(self._timers)
@@ -317,6 +328,17 @@ class Reactor:
     def _is_stale(self, entry: tuple[float, int, Task]) -> bool:
         at, _, task = entry
         return task.is_done or task.timer_at != at
+
+    def _forget_slot(self, fd: int) -> None:
+        slot = self._slots.pop(fd, None)
+        if slot is None:
+            return
+        self._arm(fd, slot, 0)
+        self._preferred.discard(fd)
+        slot.mask = -1
+        for task in (slot.reader, slot.writer):
+            if task is not None:
+                self.wake(task)
 
     def _enter(self, fd: int) -> _Slot:
         if fd < 0:
@@ -357,6 +379,7 @@ class Reactor:
         self._threads.close()
         self._epoll.close()
         self._preferred_epoll.close()
+        self._bulk.close()
         with self._bell_lock:  # a late ring must not reach whatever gets this number next
             os.close(self._doorbell)
             self._doorbell = -1

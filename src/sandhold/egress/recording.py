@@ -1,7 +1,9 @@
 """Events on their way to the audit trail: one writer thread, group commit, nothing lost and nothing out of order.
 
 1. `record` returns when the trail says the event is durable, and raises otherwise; the caller then denies.
-2. `note` never fails and never waits: what it queues is written in order, before anything queued later.
+2. `note` never fails and never waits: what it queues is written in order, before anything queued later, with the next
+   decision or after `NOTES_DELAY_S` (each write costs the disk a sync). A process that is killed meanwhile leaves a
+   connection without its end, which whoever comes next records as lost.
 3. A batch that cannot be written tells its waiters so; its notes stay at the head of the queue and are tried again.
 4. More waiters than `RECORDS_WAITING_MAX` are turned away at once, and so is everybody while `NOTES_WAITING_MAX`
    entries are queued, also those whose waiter has given up: a slow disk must not eat the memory.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 RECORDS_WAITING_MAX: Final = 4096  # one decision each for every connection a sandbox may have
 NOTES_WAITING_MAX: Final = 16384  # ends and answers of those, and of the connections before them
 BATCH_MAX: Final = 1024  # events in one write: a few hundred KiB
+NOTES_DELAY_S: Final = 0.1  # an end that is on record so late is not missed; ten writes a second are not felt
 RETRY_S: Final = 1.0  # between two attempts on a trail that cannot be written
 RECORD_TIMEOUT_S: Final = 10.0  # a disk that takes longer is as good as none
 
@@ -53,6 +57,8 @@ class Recorder:
         self._append = append
         self._new_event = new_event
         self._entries: deque[_Entry] = deque()
+        self._is_urgent = False
+        self._oldest_at = 0.0
         self._waiting = 0
         self._dropped = 0
         self._changed = threading.Condition()
@@ -109,8 +115,14 @@ class Recorder:
 
     def _put(self, entry: _Entry) -> None:
         with self._changed:
+            is_first = not self._entries
             self._entries.append(entry)
-            self._changed.notify()
+            if is_first:
+                self._oldest_at = time.monotonic()
+            if entry.waiter is not None:
+                self._is_urgent = True
+            if is_first or entry.waiter is not None or len(self._entries) == BATCH_MAX:
+                self._changed.notify()
 
     def _write(self) -> None:
         while (batch := self._take()) is not None:
@@ -125,11 +137,24 @@ class Recorder:
 
     def _take(self) -> list[_Entry] | None:
         with self._changed:
-            while not self._entries:
-                if self._is_stopping:
+            while not self._is_due():
+                if self._is_stopping and not self._entries:
                     return None
-                self._changed.wait()
-            return [self._entries.popleft() for _ in range(min(len(self._entries), BATCH_MAX))]
+                self._changed.wait(self._patience_s())
+            batch = [self._entries.popleft() for _ in range(min(len(self._entries), BATCH_MAX))]
+            self._is_urgent = any(entry.waiter is not None for entry in self._entries)
+            return batch
+
+    def _is_due(self) -> bool:
+        """Whether to write now: for a decision at once, for notes alone when they have waited (rule 2)."""
+        if not self._entries:
+            return False
+        is_late = len(self._entries) >= BATCH_MAX or time.monotonic() >= self._oldest_at + NOTES_DELAY_S
+        return self._is_urgent or self._is_stopping or is_late
+
+    def _patience_s(self) -> float | None:
+        """How long the thread may sleep if nothing comes; None without an entry."""
+        return max(0.0, self._oldest_at + NOTES_DELAY_S - time.monotonic()) if self._entries else None
 
     def _attempt(self, batch: list[_Entry]) -> str | None:
         events = [event for entry in batch for event in entry.events]
@@ -156,6 +181,7 @@ class Recorder:
             others = [entry for entry in self._entries if entry.waiter is not None]
             notes = [entry for entry in (*batch, *self._entries) if entry.waiter is None]
             self._entries = deque(notes)
+            self._is_urgent = False
             return others
 
     def _tell(self, batch: list[_Entry], failure: str | None) -> None:

@@ -1,20 +1,21 @@
 """Bytes both ways, uninterpreted: copied while there are few, spliced (splice(2)) once there are many.
 
-1. One burst for each readiness: no connection can keep the others waiting.
+1. One burst for each readiness, served after everything else: no connection can keep the others waiting.
 2. Nothing is read that the other side has not room for; what is held is one buffer or one pipe.
 3. The end of one direction is passed on and the other goes on (half-close).
 4. A broken side breaks the other with a reset, never with a regular end that would look like a whole answer.
+5. An idle relay is two descriptors and a few hundred bytes: functions that the reactor calls, no task and no timer.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-from dataclasses import dataclass
+import sys
+import traceback
 from typing import TYPE_CHECKING, Final
 
-from sandhold.egress.reactor import NEVER
+from sandhold.egress.pipes import PIPE_BYTES
+from sandhold.egress.reactor import NEVER, READABLE, WRITABLE, Pending
 from sandhold.egress.stream import READ_BYTES
 from sandhold.model.event import Why
 
@@ -23,208 +24,214 @@ if TYPE_CHECKING:
 
     from sandhold.egress.flows import Flow
     from sandhold.egress.gateway import Gateway
-    from sandhold.egress.reactor import Reactor, Task
+    from sandhold.egress.pipes import Pipe
     from sandhold.egress.stream import Stream
 
+    End = Callable[[Gateway, Flow], None]
+
 SPLICE_AFTER_BYTES: Final = 256 * 1024  # short connections never need a pipe
-PIPE_BYTES: Final = 1024 * 1024  # /proc/sys/fs/pipe-max-size: what one user may ask for
-PIPES_MAX: Final = 4  # fs.pipe-user-pages-soft is 64 MiB a user: room for sixteen sandboxes
 IDLE_S: Final = 3600.0  # without a byte in either direction; keep-alive probes find the dead ones before
+IDLE_CHECK_S: Final = 30.0  # how much later than that it may be noticed
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
-@dataclass(frozen=True, slots=True)
-class Pipe:
-    """A pipe through which one burst goes."""
+class Relay:
+    """Both directions between a connection's two sides, each from when it is started; says in `flow` why it ended.
 
-    source: int
-    sink: int
+    It ends once: with both directions, with a broken side, or by `stop`.
+    """
 
+    __slots__ = ("_flow", "_gateway", "_on_end", "down", "is_over", "up")
 
-class PipePool:
-    """The few pipes of the process; they are lent for a burst."""
+    def __init__(self, gateway: Gateway, flow: Flow, upstream: Stream) -> None:
+        self._gateway = gateway
+        self._flow = flow
+        self._on_end: End | None = None
+        self.is_over = False
+        self.up = _Side(self, flow.downstream)
+        self.down = _Side(self, upstream)
+        flow.active_at = gateway.reactor.clock()
 
-    def __init__(self, limit: int = PIPES_MAX) -> None:
-        self._idle: list[Pipe] = []
-        self._count = 0
-        self._limit = limit
+    def carry_down(self) -> None:
+        """Start to carry from the far end to the sandbox."""
+        self._start(self.down)
 
-    def borrow(self) -> Pipe | None:
-        """Lend a pipe, or None: then copy."""
-        if self._idle:
-            return self._idle.pop()
-        if self._count >= self._limit:
-            return None
+    def carry_both(self, on_end: End) -> None:
+        """Carry both ways from here on; `on_end` is called once when that is over, at once if it is over already."""
+        self._on_end = on_end
+        if self.is_over:
+            on_end(self._gateway, self._flow)
+            return
+        self._start(self.up)
+        self._start(self.down)
+
+    def stop(self) -> None:
+        """Carry nothing more; both sides stay as they are. A second call does nothing."""
+        if self.is_over:
+            return
+        self.is_over = True
+        for side in (self.up, self.down):
+            if side.mask and side.stream.fileno() >= 0:
+                self._gateway.reactor.serve(side.stream.fileno(), side, side.mask, 0)
+            side.mask = 0
+            side.drop(self._gateway)
+        if self._on_end is not None:
+            self._on_end(self._gateway, self._flow)
+
+    def end_if_idle(self, now: float) -> None:
+        """End a connection that carried nothing in either direction for `IDLE_S`."""
+        if now >= self._flow.active_at + IDLE_S:
+            self._break(Why.IDLE)
+
+    def serve(self, side: _Side, events: int) -> None:
+        """Serve one descriptor that is ready: what is held for it first, then one burst from it (rule 1)."""
+        other = self.down if side is self.up else self.up
         try:
-            pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+            if events & WRITABLE and other.is_holding:
+                self._write(other, side)
+            if events & READABLE and side.is_reading and not self.is_over:
+                self._read(side, other)
+            self._watch()
+        except Exception:  # noqa: BLE001  we are wrong: it costs this connection and no other
+            traceback.print_exc(file=sys.stderr)
+            self._break(Why.REFUSED)
+
+    def _start(self, side: _Side) -> None:
+        side.is_started = True
+        early = side.stream.take_early()
+        if early and not self.is_over:
+            side.held = memoryview(early)
+            self._count(side, len(early))
+            self._write(side, self.down if side is self.up else self.up)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have the reactor say what can be gone on with now, and nothing else (rule 2)."""
+        if self.is_over:
+            return
+        for side, other in ((self.up, self.down), (self.down, self.up)):
+            mask = (READABLE if side.is_reading else 0) | (WRITABLE if other.is_holding else 0)
+            if mask != side.mask:
+                self._gateway.reactor.serve(side.stream.fileno(), side, side.mask, mask)
+                side.mask = mask
+
+    def _read(self, side: _Side, sink: _Side) -> None:
+        pipe = self._gateway.pipes.borrow() if side.copied >= SPLICE_AFTER_BYTES else None
+        try:
+            size = _read_copy(side) if pipe is None else _read_splice(side, pipe)
+        except BlockingIOError:
+            size = None
         except OSError:
-            return None
-        self._count += 1
-        with contextlib.suppress(OSError):  # EPERM: the user's share of pipe memory is used up; a small pipe works too
-            fcntl.fcntl(pipe.sink, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        return pipe
+            self._break(self._gone(side))
+            size = None
+        if pipe is not None and side.pipe is None:
+            self._gateway.pipes.give_back(pipe, is_empty=True)
+        if size == 0:
+            self._end(side, sink)
+        elif size is not None:
+            if pipe is None:
+                self._count(side, size)
+            self._write(side, sink)
 
-    def give_back(self, pipe: Pipe, *, is_empty: bool) -> None:
-        """Take a pipe back; one that still holds bytes of a broken connection is thrown away with them."""
-        if is_empty:
-            self._idle.append(pipe)
+    def _write(self, side: _Side, sink: _Side) -> None:
+        """Pass on what is held of `side`, as much as there is room for."""
+        try:
+            while side.pipe is not None:
+                size = os.splice(side.pipe.source, sink.stream.fileno(), side.inside, flags=_FLAGS)
+                self._count(side, size)
+                side.inside -= size
+                if side.inside == 0:
+                    side.drop(self._gateway)
+            if side.held is not None:
+                sent = sink.stream.sock.send(side.held)
+                side.held = side.held[sent:] if sent < len(side.held) else None
+        except BlockingIOError:
+            return
+        except OSError:
+            self._break(self._gone(sink))
+
+    def _end(self, side: _Side, sink: _Side) -> None:
+        """Rule 3."""
+        side.is_ended = True
+        sink.stream.end_writing()
+        if sink.is_ended:
+            self.stop()
+
+    def _break(self, why: Why) -> None:
+        """Rule 4."""
+        self._flow.end(why)
+        self._flow.reset()
+        self.stop()
+
+    def _gone(self, side: _Side) -> Why:
+        return Why.DOWNSTREAM_GONE if side is self.up else Why.UPSTREAM_GONE
+
+    def _count(self, side: _Side, size: int) -> None:
+        if side is self.up:
+            self._flow.bytes_up += size
         else:
-            self._count -= 1
-            _close(pipe)
-
-    def close(self) -> None:
-        """Close the idle pipes."""
-        while self._idle:
-            _close(self._idle.pop())
+            self._flow.bytes_down += size
+        self._flow.active_at = self._gateway.reactor.clock()
 
 
-@dataclass(frozen=True, slots=True)
-class _Direction:
-    """One way through: who gives, who takes, how bytes are counted, whom to blame."""
+class _Side:
+    """One socket of a relay, and the direction that begins there: what was read from it and is not passed on yet."""
 
-    source: Stream
-    sink: Stream
-    count: Callable[[int], None]
-    source_gone: Why
-    sink_gone: Why
+    __slots__ = ("copied", "held", "inside", "is_ended", "is_started", "mask", "pipe", "relay", "stream")
 
+    def __init__(self, relay: Relay, stream: Stream) -> None:
+        self.relay = relay
+        self.stream = stream
+        self.mask = 0
+        self.copied = 0
+        self.held: memoryview | None = None
+        self.pipe: Pipe | None = None
+        self.inside = 0
+        self.is_started = False
+        self.is_ended = False
 
-async def relay(gateway: Gateway, flow: Flow, upstream: Stream) -> None:
-    """Carry bytes between both sides of a connection until both have ended; says in `flow` why."""
-    down = gateway.reactor.spawn(carry_down(gateway, flow, upstream), "carry-down")
-    await relay_up(gateway, flow, upstream, down)
+    @property
+    def is_holding(self) -> bool:
+        """Whether the other side has not room for what was read."""
+        return self.held is not None or self.pipe is not None
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether more may be read."""
+        return self.is_started and not self.is_ended and self.held is None and self.pipe is None
 
-async def relay_up(gateway: Gateway, flow: Flow, upstream: Stream, down: Task) -> None:
-    """Carry what the sandbox says, beside a `carry_down` that runs already, until both have ended."""
-    try:
-        await carry_up(gateway, flow, upstream)
-        await down.join(NEVER)  # each of its waits has its own end
-    finally:
-        down.cancel()
+    def ready(self, events: int) -> None:
+        """Be served by the reactor."""
+        self.relay.serve(self, events)
 
-
-async def carry_up(gateway: Gateway, flow: Flow, upstream: Stream) -> None:
-    """Carry from the sandbox to the far end until that direction ends."""
-
-    def count(size: int) -> None:
-        flow.bytes_up += size
-        flow.active_at = gateway.reactor.clock()
-
-    flow.active_at = gateway.reactor.clock()
-    await _carry(gateway, flow, _Direction(flow.downstream, upstream, count, Why.DOWNSTREAM_GONE, Why.UPSTREAM_GONE))
-
-
-async def carry_down(gateway: Gateway, flow: Flow, upstream: Stream) -> None:
-    """Carry from the far end to the sandbox until that direction ends."""
-
-    def count(size: int) -> None:
-        flow.bytes_down += size
-        flow.active_at = gateway.reactor.clock()
-
-    flow.active_at = gateway.reactor.clock()
-    await _carry(gateway, flow, _Direction(upstream, flow.downstream, count, Why.UPSTREAM_GONE, Why.DOWNSTREAM_GONE))
+    def drop(self, gateway: Gateway) -> None:
+        """Let go of what is held."""
+        pipe, self.pipe, self.held = self.pipe, None, None
+        if pipe is not None:
+            gateway.pipes.give_back(pipe, is_empty=self.inside == 0)
 
 
-async def _carry(gateway: Gateway, flow: Flow, way: _Direction) -> None:
-    try:
-        await _copy(gateway.reactor, flow, way)
-        await _splice(gateway, flow, way)
-    except _EndOfStreamError:
-        way.sink.end_writing()
-    except TimeoutError:
-        flow.end(Why.IDLE)
-        flow.reset()
-    except _SourceGoneError:
-        flow.end(way.source_gone)
-        flow.reset()
-    except OSError:
-        flow.end(way.sink_gone)
-        flow.reset()
-
-
-class _EndOfStreamError(Exception):
-    """The source has ended in order."""
-
-
-class _SourceGoneError(Exception):
-    """The source is broken."""
-
-
-async def _copy(reactor: Reactor, flow: Flow, way: _Direction) -> None:
-    """Copy until `SPLICE_AFTER_BYTES` have passed."""
-    copied = 0
-    while copied < SPLICE_AFTER_BYTES:
-        copied += await _copy_burst(reactor, flow, way)
-
-
-async def _copy_burst(reactor: Reactor, flow: Flow, way: _Direction) -> int:
-    if not way.source.early:
-        await _ready_to_read(reactor, flow, way.source)
-    try:
-        data = await way.source.read(READ_BYTES, reactor.clock() + IDLE_S)
-    except TimeoutError:
-        raise
-    except OSError as error:
-        raise _SourceGoneError from error
-    if not data:
-        raise _EndOfStreamError
-    way.count(len(data))
-    await way.sink.write(data, reactor.clock() + IDLE_S)
+def _read_copy(side: _Side) -> int:
+    data = side.stream.sock.recv(READ_BYTES)
+    if data:
+        side.copied += len(data)
+        side.held = memoryview(data)
     return len(data)
 
 
-async def _splice(gateway: Gateway, flow: Flow, way: _Direction) -> None:
-    """Move bursts through a borrowed pipe, or copy when there is none."""
-    while True:
-        await _ready_to_read(gateway.reactor, flow, way.source)
-        pipe = gateway.pipes.borrow()
-        if pipe is None:
-            await _copy_burst(gateway.reactor, flow, way)
-            continue
-        inside = 0
-        try:
-            inside = _fill(pipe, way.source)
-            while inside:
-                inside -= await _drain(gateway.reactor, pipe, way, inside)
-        finally:
-            gateway.pipes.give_back(pipe, is_empty=inside == 0)
-
-
-def _fill(pipe: Pipe, source: Stream) -> int:
-    try:
-        size = os.splice(source.fileno(), pipe.sink, PIPE_BYTES, flags=_FLAGS)
-    except BlockingIOError:
-        return 0
-    except OSError as error:
-        raise _SourceGoneError from error
-    if size == 0:
-        raise _EndOfStreamError
+def _read_splice(side: _Side, pipe: Pipe) -> int:
+    size = os.splice(side.stream.fileno(), pipe.sink, PIPE_BYTES, flags=_FLAGS)
+    if size:
+        side.pipe, side.inside = pipe, size
     return size
 
 
-async def _drain(reactor: Reactor, pipe: Pipe, way: _Direction, inside: int) -> int:
+async def relay(gateway: Gateway, flow: Flow, upstream: Stream) -> None:
+    """Carry bytes between both sides of a connection until that is over, for a task that goes on afterwards."""
+    over: Pending[None] = Pending(gateway.reactor)
+    both = Relay(gateway, flow, upstream)
     try:
-        size = os.splice(pipe.source, way.sink.fileno(), inside, flags=_FLAGS)
-    except BlockingIOError:
-        await reactor.writable(way.sink.fileno(), reactor.clock() + IDLE_S)
-        return 0
-    way.count(size)
-    return size
-
-
-async def _ready_to_read(reactor: Reactor, flow: Flow, source: Stream) -> None:
-    """Wait for the source; a direction may be silent for as long as the other is not."""
-    while True:
-        try:
-            return await reactor.readable(source.fileno(), flow.active_at + IDLE_S)
-        except TimeoutError:
-            if reactor.clock() >= flow.active_at + IDLE_S:
-                raise
-        except OSError as error:
-            raise _SourceGoneError from error
-
-
-def _close(pipe: Pipe) -> None:
-    os.close(pipe.source)
-    os.close(pipe.sink)
+        both.carry_both(lambda _gateway, _flow: over.resolve(None))
+        await over.wait(NEVER)  # `end_if_idle` is its end
+    finally:
+        both.stop()

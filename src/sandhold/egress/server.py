@@ -26,9 +26,10 @@ from sandhold.egress.denial import because
 from sandhold.egress.flows import CONNECTIONS_MAX, Flows
 from sandhold.egress.gateway import Gateway
 from sandhold.egress.nameserver import Nameserver
+from sandhold.egress.pipes import PipePool
 from sandhold.egress.reactor import NEVER, Reactor, Task
 from sandhold.egress.recording import Recorder
-from sandhold.egress.relay import PipePool
+from sandhold.egress.relay import IDLE_CHECK_S
 from sandhold.egress.stream import Stream
 from sandhold.egress.synthetic_names import SyntheticNames
 from sandhold.egress.upstream import Connect, Lookup, Upstream, look_up
@@ -173,6 +174,7 @@ class _Server:
         self._tasks += [spawn(nameserver.serve_udp(sock), "dns-udp") for sock in inside.dns_udp]
         self._tasks += [spawn(nameserver.serve_tcp(listener), "dns-tcp") for listener in inside.dns_tcp]
         self._tasks.append(spawn(_watch_expiry(gateway), "expiry"))
+        self._tasks.append(spawn(_watch_idle(gateway), "idle"))
         self._link.settimeout(0)
         gateway.reactor.prefer(self._link.fileno())
         gc.collect()
@@ -280,3 +282,10 @@ async def _watch_expiry(gateway: Gateway) -> None:
         if any(before < at <= now for at in expiries):
             gateway.flows.cut_denied(index, now)
         before = now
+
+
+async def _watch_idle(gateway: Gateway) -> None:
+    """End connections that have carried nothing for too long."""
+    while True:
+        await gateway.reactor.sleep(gateway.reactor.clock() + IDLE_CHECK_S)
+        gateway.flows.end_idle(gateway.reactor.clock())

@@ -44,6 +44,11 @@ class Stream:
         """Push bytes back: the next read returns them first."""
         self._early = data + self._early
 
+    def take_early(self) -> bytes:
+        """Return what was pushed back; the next read does not."""
+        early, self._early = self._early, b""
+        return early
+
     def skip(self, count: int) -> None:
         """Drop bytes that were pushed back."""
         assert count <= len(self._early)

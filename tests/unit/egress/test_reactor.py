@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.egress.reactor import NEVER, SLICE_S, Cancelled, Pending, Reactor
+from sandhold.egress.bulk import BULK_SLICE_S
+from sandhold.egress.reactor import NEVER, SLICE_S, WRITABLE, Cancelled, Pending, Reactor
 from sandhold.egress.threads import THREADS_MAX
 
 if TYPE_CHECKING:
@@ -46,6 +48,70 @@ def test_readable_waits_for_bytes(pair: tuple[socket.socket, socket.socket]) -> 
 
     reactor.run(main())
     assert seen == [b"x"]
+
+
+class _Busy:
+    """Something that is always ready, and takes its time when it is served."""
+
+    def __init__(self, order: list[str]) -> None:
+        self._order = order
+
+    def ready(self, _events: int) -> None:
+        self._order.append("bulk")
+        until = time.monotonic() + 2 * BULK_SLICE_S
+        while time.monotonic() < until:
+            pass
+
+
+def test_what_needs_no_task_does_not_hold_up_tasks(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Between two steps of a task only one slice of bulk is served, however much of it there is."""
+    ours, theirs = pair
+    reactor = Reactor()
+    order: list[str] = []
+    busy = [socket.socketpair() for _ in range(20)]
+
+    async def main() -> None:
+        for one, _ in busy:
+            reactor.serve(one.fileno(), _Busy(order), 0, WRITABLE)
+        for _ in range(10):
+            theirs.send(b"x")
+            await reactor.readable(ours.fileno(), reactor.clock() + LONG_S)
+            ours.recv(10)
+            order.append("task")
+        for one, _ in busy:
+            reactor.forget(one.fileno())
+
+    try:
+        reactor.run(main())
+    finally:
+        for one, other in busy:
+            one.close()
+            other.close()
+    runs = "".join("b" if each == "bulk" else "t" for each in order).split("t")
+    assert max(map(len, runs)) <= 2
+    assert len(order) > 10
+
+
+def test_what_is_forgotten_is_not_served(pair: tuple[socket.socket, socket.socket]) -> None:
+    """After `serve` with no events, and after `forget`, nothing is called any more."""
+    ours, theirs = pair
+    reactor = Reactor()
+    order: list[str] = []
+    served = _Busy(order)
+
+    async def main() -> None:
+        for is_given_up in (False, True):
+            reactor.serve(ours.fileno(), served, 0, WRITABLE)
+            if is_given_up:
+                reactor.forget(ours.fileno())
+            else:
+                reactor.serve(ours.fileno(), served, WRITABLE, 0)
+            theirs.send(b"x")
+            await reactor.readable(ours.fileno(), reactor.clock() + LONG_S)
+            ours.recv(10)
+
+    reactor.run(main())
+    assert order == []
 
 
 def test_a_preferred_descriptor_does_not_wait_for_the_busy(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sandhold.egress.relay import PipePool
+from sandhold.egress.pipes import PipePool
 
 
 def test_no_more_pipes_than_allowed() -> None:

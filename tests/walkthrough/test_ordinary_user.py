@@ -66,11 +66,45 @@ def test_the_hosts_own_programs_as_an_ordinary_user(ordinary: Installation) -> N
     ordinary.ok("rm", "-f", "quick")
 
 
+def test_a_branch_as_an_ordinary_user(ordinary: Installation) -> None:
+    """An agent's work on a branch is the user's own to merge, and nothing that git obeys on the host can be written."""
+    project = _project(ordinary, "repository")
+    user = ordinary.home.stat().st_uid
+    _git(ordinary, project, "init", "-q", "-b", "main")
+    _git(ordinary, project, "config", "user.name", "Ordinary")
+    _git(ordinary, project, "config", "user.email", "ordinary@example.com")
+    _git(ordinary, project, "add", "--all")
+    _git(ordinary, project, "commit", "-q", "-m", "one")
+    words = ("run", "--branch", "fix", "--name", "branched", "--template", "host", "shell", "--", "-c")
+    attempt = f"echo x > {project}/.git/hooks/post-merge || git config core.fsmonitor /bin/false || echo held"
+    said = ordinary(*words, f"{attempt}; pwd; echo two > hello.txt; git commit -qam two", folder=project)
+    assert "held\n" in said.out, said
+    assert f"{ordinary.home}/data/sandhold/branches/branched/repository\n" in said.out
+    assert "`git diff main...fix`" in said.err
+    assert (project / "hello.txt").read_text() == "hello from the host\n"
+    assert _git(ordinary, project, "status", "--porcelain") == ""
+    assert _git(ordinary, project, "log", "-1", "--format=%an %s", "fix") == "Ordinary two\n"
+    assert {path.stat().st_uid for path in (project / ".git").rglob("*")} == {user}
+    _git(ordinary, project, "merge", "-q", "fix")
+    assert (project / "hello.txt").read_text() == "two\n"
+    ordinary.ok("rm", "branched")
+    assert _git(ordinary, project, "worktree", "list", "--porcelain").count("worktree ") == 1
+
+
+def _git(installation: Installation, folder: Path, *words: str) -> str:
+    """Run git on the host as the ordinary user does."""
+    variables = {"PATH": os.environ["PATH"], "HOME": str(installation.home), "GIT_CONFIG_NOSYSTEM": "1"}
+    argv = [*installation.prefix, "git", *words]
+    done = subprocess.run(argv, cwd=folder, env=variables, check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
 def _project(installation: Installation, name: str) -> Path:
     folder = installation.home / name
     folder.mkdir()
     (folder / "hello.txt").write_text("hello from the host\n")
-    shutil.chown(folder, installation.home.stat().st_uid, installation.home.stat().st_gid)
+    for path in (folder, folder / "hello.txt"):
+        shutil.chown(path, installation.home.stat().st_uid, installation.home.stat().st_gid)
     return folder
 
 

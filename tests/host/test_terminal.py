@@ -306,6 +306,39 @@ def test_leaving_and_coming_back(lab: Installation, keys: bytes) -> None:
     wait_until(lambda: status(lab) == "stopped", "the sandbox stops with its last command")
 
 
+SCREEN_THAT_LOOKS_LATE = """
+import os, signal, tty
+tty.setraw(0)
+drawn = os.get_terminal_size(0).columns
+os.write(1, b"\\x1b[?1049h" + b"x" * 60000 + b"HERE")
+def look(*_):
+    global drawn
+    columns = os.get_terminal_size(0).columns
+    if columns != drawn:
+        drawn = columns
+        os.write(1, b"drawn %d;" % columns)
+signal.signal(signal.SIGALRM, look)
+signal.signal(signal.SIGWINCH, lambda *_: signal.setitimer(signal.ITIMER_REAL, 0.05))
+while True:
+    if os.read(0, 1) == b"q":
+        os._exit(3)
+"""
+
+
+def test_a_program_that_looks_at_its_size_late_draws_anew(lab: Installation, project: Path) -> None:
+    """Who comes back sees a program, too, that draws only when its size has changed, a moment after it was told."""
+    write_program(project, "late.py", SCREEN_THAT_LOOKS_LATE)
+    with desk(lab, "run", "lab", "--", "-c", "exec python3 late.py") as user:
+        user.expect(b"HERE")
+        user.type(b"\x10\x11")
+        assert user.wait() == 0
+        assert b"\x1b[J" in user.data[user.data.index(b"HERE") :]
+    with desk(lab, "run", "lab") as user:
+        user.expect(b"drawn 80;")
+        user.type(b"q")
+        assert user.wait() == 3
+
+
 def test_a_command_that_was_left_holds_the_sandbox(lab: Installation) -> None:
     """A sandbox whose agent was left runs until that agent ends, however much it says to nobody."""
     with desk(lab, "run", "lab") as user:

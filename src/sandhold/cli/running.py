@@ -31,6 +31,7 @@ from sandhold.store import sandboxes
 from sandhold.store.database import open_database
 
 if TYPE_CHECKING:
+    from sandhold.agents.parsing import Agent
     from sandhold.model.sandbox import Sandbox
     from sandhold.session.variables import Variables
 
@@ -197,12 +198,21 @@ def _run_agent(
     if argv == ():
         raise SbxError(f"`{agent.name}` has no way to do one thing and end (`headless` in its file)", status=EXIT_USAGE)
     environment = _variables_for(sandbox, given)
+    is_missing = _say_missing_login(paths, sandbox, agent, environment)
+    at_terminal = prompt is None and terminal.has_terminal()
+    request = _start_request(argv, arguments, environment, "agent", folder=None, wants_terminal=at_terminal)
+    status = _attach(paths, sandbox, request, wants_input=prompt is None)
+    if at_terminal and is_missing:
+        _say_missing_login(paths, sandbox, agent, environment)  # the agent's own screen covered what was said before
+    return status
+
+
+def _say_missing_login(paths: Paths, sandbox: Sandbox, agent: Agent, environment: tuple[tuple[str, str], ...]) -> bool:
+    """Say what an agent needs to sign in; whether there was something to say."""
     missing = missing_login(paths, sandbox, agent, dict(environment), os.environ)
     if missing is not None:
         output.hint(missing)
-    at_terminal = prompt is None and terminal.has_terminal()
-    request = _start_request(argv, arguments, environment, "agent", folder=None, wants_terminal=at_terminal)
-    return _attach(paths, sandbox, request, wants_input=prompt is None)
+    return missing is not None
 
 
 def _variables_for(sandbox: Sandbox, given: Variables) -> tuple[tuple[str, str], ...]:

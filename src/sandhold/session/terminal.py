@@ -20,6 +20,7 @@ import selectors
 import signal
 import struct
 import termios
+import time
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -37,11 +38,14 @@ START_TIMEOUT_S: Final = 30.0  # a sandbox under memory pressure starts a comman
 DRAIN_BYTES_MAX: Final = 1 << 20  # what a pipe can hold (pipe(7)); a program left behind inside writes for ever
 DRAIN_TIMEOUT_S: Final = 2.0  # output still in the pipe when the command has ended
 
+REDRAW_S: Final = 0.3  # programs look at their size a moment after they were told of it, and at the last one only
+
 _SIZE = struct.Struct("HHHH")  # struct winsize
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _AT_TERMINAL: Final = (signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 _ENDED_WITHOUT_WORD: Final = 125
 _CLEAR: Final = b"\x1b[H\x1b[2J"
+_CLEAR_BELOW: Final = b"\x1b[J"  # of a program that was left in the middle of what it drew
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +83,16 @@ class _Copy:
 
 @dataclass(slots=True)
 class _Desk:
-    """A user at a terminal: what was typed to leave, what was shown, and whether a program that was left draws anew."""
+    """A user at a terminal: what was typed to leave and what was shown.
+
+    At `redraw_at`, on the monotonic clock, a program that was left gets the whole width, which makes it draw anew.
+    """
 
     master: int
     keys: Keys
     shown: Scrollback
     typed: _Copy
-    is_redrawing: bool
+    redraw_at: float | None
 
 
 def has_terminal() -> bool:
@@ -140,8 +147,12 @@ def _on_terminal(channel: control.Channel, request: control.Start) -> Outcome:
         typed = _Copy(0, typing, passing=keys.take)
         showing = _Copy(master, output, is_output=True, passing=shown.feed)
         showing.pending = shown.feed(_CLEAR + reply.shown) if reply.shown else b""
-        desk = _Desk(master, keys, shown, typed, is_redrawing=bool(reply.shown))
-        return _relay(channel, [typed, showing], wake, on_signal, desk)
+        desk = _Desk(master, keys, shown, typed, redraw_at=time.monotonic() + REDRAW_S if reply.shown else None)
+        outcome = _relay(channel, [typed, showing], wake, on_signal, desk)
+        if outcome.has_left:
+            with contextlib.suppress(OSError):
+                os.write(output, _CLEAR_BELOW)
+        return outcome
 
 
 def _on_pipes(channel: control.Channel, request: control.Start, wants_input: bool) -> Outcome:  # noqa: FBT001 - private
@@ -214,15 +225,19 @@ def _relay(
 def _wait_s(outcome: Outcome | None, desk: _Desk | None) -> float | None:
     if outcome is not None:
         return DRAIN_TIMEOUT_S
-    return HOLD_S if desk is not None and (desk.keys.is_holding or desk.is_redrawing) else None
+    if desk is None:
+        return None
+    waits = [HOLD_S] if desk.keys.is_holding else []
+    waits += [max(0.0, desk.redraw_at - time.monotonic())] if desk.redraw_at is not None else []
+    return min(waits, default=None)
 
 
 def _attend(desk: _Desk, *, has_news: bool) -> None:
     """Do what waited for something to happen, or for nothing to happen."""
-    if desk.is_redrawing:
-        desk.is_redrawing = False
+    if desk.redraw_at is not None and time.monotonic() >= desk.redraw_at:
+        desk.redraw_at = None
         _copy_size(desk.master)
-    if desk.keys.is_holding and not has_news:
+    elif desk.keys.is_holding and not has_news:
         with contextlib.suppress(OSError):
             os.write(desk.typed.sink, desk.keys.release())
 
@@ -322,7 +337,7 @@ def _copy_size(master: int, *, narrower: bool = False) -> None:
     """Give the sandbox's terminal the size of the user's.
 
     The kernel tells a program of its size only when that changes (ioctl_tty(2)), and a full-screen program that was
-    left draws itself anew only when told: `narrower` makes a difference that the next call takes back.
+    left draws itself anew only when told: `narrower` makes a difference that a call `REDRAW_S` later takes back.
     """
     with contextlib.suppress(OSError):
         rows, columns = terminal_size()

@@ -82,6 +82,7 @@ class Desk(AbstractContextManager["Desk"]):
             record=self._record,
             note=self._note,
             note_denial=self._note,
+            is_trail_spent=lambda: False,
             upstream=Upstream(self.reactor),
             flows=Flows(),
             pipes=PipePool(),

@@ -30,6 +30,7 @@ from sandhold.model.event import (
     Dropped,
     Established,
     Lookup,
+    Repeated,
     Request,
     make_event_id,
 )
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 PATIENCE_S: Final = 20.0  # far beyond anything; it only keeps a failing test from hanging
 
 Address = IPv4Address | IPv6Address
-E = TypeVar("E", Connection, Request, Established, Closed, Dropped, Lookup)
+E = TypeVar("E", Connection, Request, Established, Closed, Dropped, Repeated, Lookup)
 
 
 def new_event_id() -> EventId:
@@ -260,17 +261,19 @@ class EgressSimulation:
         self._udp.bind(("127.0.0.1", 0))
         self._dns_tcp = socket.create_server(("127.0.0.1", 0))
         self.place = self._tcp.getsockname()
-        self._resolver = self._udp.getsockname()
+        self.resolver = self._udp.getsockname()
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.link.settimeout(PATIENCE_S)
         proxy = changes.pop("proxy", None)
         limit = changes.pop("connections_max", 4096)
+        written = changes.pop("written", lambda: 0)
         assert not changes
         self.setup = EgressSetup(
             inside=Inside((self._tcp,), (self._udp,), (self._dns_tcp,)),
             sandbox="sbxlab",
             index=index,
             append=self.trail.append,
+            written=written,  # type: ignore[arg-type]
             authority=authority,
             now=self._now,
             reload=self._reload,
@@ -323,7 +326,7 @@ class EgressSimulation:
         query = dns.message.make_query(name, dns.rdatatype.A)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(PATIENCE_S)
-            sock.sendto(query.to_wire(), self._resolver)
+            sock.sendto(query.to_wire(), self.resolver)
             answer = dns.message.from_wire(sock.recv(4096))
         return IPv4Address(answer.answer[0][0].address)
 

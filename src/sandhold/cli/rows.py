@@ -67,6 +67,8 @@ def ocsf_line(row: Row) -> str:
 
 
 def _named(row: Row) -> str:
+    if row.kind is RowKind.REPEATED:
+        return f"{row.host} (x{row.attempts})"
     return f"{row.host} ({row.protocol})" if row.kind is RowKind.DROPPED else row.host
 
 

@@ -1,6 +1,7 @@
 """Puts decisions on record and tells the sandbox no, in the way its connection can understand.
 
-1. A decision is on durable record before anything follows from it; when it cannot be, it becomes a denial.
+1. A decision is on durable record before anything follows from it; when it cannot be, or the session has filled its
+   share of the trail, it becomes a denial.
 2. A connection that was allowed and is denied later (by the addresses behind its name, by a newer policy, by what its
    first bytes say) has a second record of the same event, with the effect deny.
 """
@@ -78,6 +79,9 @@ async def record_events(
     From here on the connection is judged again, by these claims, whenever the policy changes.
     """
     decision = events[-1].decision
+    if decision.is_allowed and gateway.is_trail_spent():
+        decision = because(gateway, Reason.TRAIL_SPENT)
+        events = tuple(replace(event, decision=decision) for event in events)
     if not flow.is_recorded:
         flow.is_recorded = True
         flow.started = gateway.reactor.clock()

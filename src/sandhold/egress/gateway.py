@@ -47,9 +47,10 @@ class Gateway:
     """The one mutable part is `index`: `apply` replaces it, and every decision reads it afresh.
 
     `note` queues an event that follows from one on record and never fails; `note_denial` queues a denial that could not
-    be recorded. `authority` is a call because the key is only read when the first refusal over TLS needs it. `now` is
-    wall time, for the expiry of rules. `original_destination` says where an accepted connection was headed. `resolvers`
-    are the host's nameservers, for query types other than A and AAAA.
+    be recorded. `is_trail_spent` says that nothing may be allowed any more in this session. `authority` is a call
+    because the key is only read when the first refusal over TLS needs it. `now` is wall time, for the expiry of rules.
+    `original_destination` says where an accepted connection was headed. `resolvers` are the host's nameservers, for
+    query types other than A and AAAA.
     """
 
     reactor: Reactor
@@ -60,6 +61,7 @@ class Gateway:
     record: Record
     note: Callable[[Event], None]
     note_denial: NoteDenial
+    is_trail_spent: Callable[[], bool]
     upstream: Upstream
     flows: Flows
     pipes: PipePool

@@ -158,6 +158,8 @@ class Lookups:
         return build_error(query, ErrorCode.SERVFAIL) if answer is None else answer
 
     def _decide(self, host: DomainName | HostService) -> Decision:
+        if self._gateway.is_trail_spent():
+            return self._denied(Reason.TRAIL_SPENT)
         return decide_any_port(self._gateway.index, host, self._gateway.now())
 
     async def _record(self, query: Query, decision: Decision) -> None:

@@ -9,6 +9,8 @@
    entries are queued, also those whose waiter has given up: a slow disk must not eat the memory.
 5. A denial that is only noted (because it could not be recorded) is counted instead when `NOTES_WAITING_MAX` are
    waiting; the count is written as one `Dropped` event when the trail works again.
+6. A flood of denials is folded into counts (`folding.py`); who waits for one waits for the record that counts it.
+7. A session may write `TRAIL_BYTES_MAX` into its trail. Beyond that `is_spent()`, and everything is denied and counted.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from sandhold.egress.folding import GROUPS_MAX, PAUSE_S, UNHURRIED, Folding, fold
 from sandhold.egress.gateway import RecordUnavailableError
 from sandhold.egress.reactor import Pending
 from sandhold.model.event import Dropped
@@ -28,6 +31,7 @@ from sandhold.model.event import Dropped
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sandhold.egress.folding import Counted
     from sandhold.egress.reactor import Reactor
     from sandhold.model.event import Event, EventId
 
@@ -37,25 +41,39 @@ BATCH_MAX: Final = 1024  # events in one write: a few hundred KiB
 NOTES_DELAY_S: Final = 0.1  # an end that is on record so late is not missed; ten writes a second are not felt
 RETRY_S: Final = 1.0  # between two attempts on a trail that cannot be written
 RECORD_TIMEOUT_S: Final = 10.0  # a disk that takes longer is as good as none
+TRAIL_BYTES_MAX: Final = 1 << 30  # of one session: a million connections; an hour of the worst flood, weeks of work
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Events that are written together; `waiter` is None for notes."""
+    """Events that are written together; `waiter` is None for notes. `counted` is the denial that they are written as a
+    part of instead."""
 
     events: tuple[Event, ...]
     waiter: Pending[None] | None
+    counted: Counted | None = None
 
 
 class Recorder:
     """The queue to the trail and the thread that empties it. `append` is durable when it returns, or raises OSError."""
 
     def __init__(
-        self, reactor: Reactor, append: Callable[[Sequence[Event]], None], new_event: Callable[[], EventId]
+        self,
+        reactor: Reactor,
+        append: Callable[[Sequence[Event]], None],
+        new_event: Callable[[], EventId],
+        now: Callable[[], float],
+        written: Callable[[], int] = lambda: 0,
     ) -> None:
         self._reactor = reactor
         self._append = append
         self._new_event = new_event
+        self._now = now
+        self._written = written
+        self._folding = Folding(reactor.clock)
+        self._counting: list[_Entry] = []
+        self._count_at = 0.0
+        self._counts = 0
         self._entries: deque[_Entry] = deque()
         self._is_urgent = False
         self._oldest_at = 0.0
@@ -66,13 +84,17 @@ class Recorder:
         self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
         self._thread.start()
 
+    def is_spent(self) -> bool:
+        """Whether the session has written as much as it may (rule 7)."""
+        return self._written() >= TRAIL_BYTES_MAX
+
     async def record(self, *events: Event) -> None:
         """Put events on durable record, all or none.
 
         Raises:
             RecordUnavailableError: when they are not (known to be) durable.
         """
-        if self._waiting >= RECORDS_WAITING_MAX or len(self._entries) >= NOTES_WAITING_MAX:
+        if self._waiting >= RECORDS_WAITING_MAX or self._queued() >= NOTES_WAITING_MAX:
             raise RecordUnavailableError("too many records are waiting")
         waiter: Pending[None] = Pending(self._reactor)
         self._waiting += 1
@@ -91,7 +113,7 @@ class Recorder:
     def note_denial(self, *events: Event) -> None:
         """Queue the events of one denial that is not on record, or only count it when the queue is full (rule 5)."""
         with self._changed:
-            if len(self._entries) >= NOTES_WAITING_MAX:
+            if self._queued() >= NOTES_WAITING_MAX:
                 self._dropped += 1
                 return
         self._put(_Entry(events, None))
@@ -113,6 +135,9 @@ class Recorder:
             self._is_stopping = True
             self._changed.notify()
 
+    def _queued(self) -> int:
+        return len(self._entries) + len(self._counting)
+
     def _put(self, entry: _Entry) -> None:
         with self._changed:
             is_first = not self._entries
@@ -125,7 +150,8 @@ class Recorder:
                 self._changed.notify()
 
     def _write(self) -> None:
-        while (batch := self._take()) is not None:
+        while (taken := self._take()) is not None:
+            batch = self._sift(taken)
             failure = self._attempt(batch)
             if failure is None:
                 self._put_count()
@@ -147,20 +173,49 @@ class Recorder:
 
     def _is_due(self) -> bool:
         """Whether to write now: for a decision at once, for notes alone when they have waited (rule 2)."""
+        if self._is_count_due():
+            return True
         if not self._entries:
             return False
         is_late = len(self._entries) >= BATCH_MAX or time.monotonic() >= self._oldest_at + NOTES_DELAY_S
         return self._is_urgent or self._is_stopping or is_late
 
     def _patience_s(self) -> float | None:
-        """How long the thread may sleep if nothing comes; None without an entry."""
-        return max(0.0, self._oldest_at + NOTES_DELAY_S - time.monotonic()) if self._entries else None
+        """How long the thread may sleep if nothing comes; None without anything to write."""
+        moments = [self._oldest_at + NOTES_DELAY_S] if self._entries else []
+        moments += [self._count_at] if self._counting else []
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _sift(self, taken: list[_Entry]) -> list[_Entry]:
+        """Take out what is counted (rule 6), and add what was taken out before once its count is due."""
+        is_spent = self.is_spent()
+        batch = []
+        for entry in taken:
+            events, counted = self._folding.sift(entry.events, self._now(), is_spent=is_spent)
+            if counted is not None:
+                self._counting.append(_Entry(entry.events, entry.waiter, counted))
+            elif events or entry.waiter is not None:
+                batch.append(_Entry(events, entry.waiter))
+        is_flush = any(entry.waiter is not None and not entry.events for entry in taken)
+        if is_flush or self._is_count_due():
+            batch += self._counting
+            self._counting = []
+            is_flood = is_spent or self._counts > UNHURRIED
+            self._count_at = time.monotonic() + (PAUSE_S if is_flood else 0.0)
+        return batch
+
+    def _is_count_due(self) -> bool:
+        return bool(self._counting) and (self._is_stopping or time.monotonic() >= self._count_at)
 
     def _attempt(self, batch: list[_Entry]) -> str | None:
-        events = [event for entry in batch for event in entry.events]
+        events = [event for entry in batch if entry.counted is None for event in entry.events]
+        counted = [entry.counted for entry in batch if entry.counted is not None]
+        counts = fold(counted, 1 if self.is_spent() else GROUPS_MAX, self._new_event)
+        events += counts
         try:
             if events:
                 self._append(events)
+                self._counts += len(counts)
         except OSError as error:
             return str(error) or type(error).__name__
         except Exception as error:  # noqa: BLE001  whatever it is, nobody may believe that the batch is on record
@@ -179,7 +234,7 @@ class Recorder:
         """Put the notes of a failed batch back; returns who else waits, to be told that nothing can be written now."""
         with self._changed:
             others = [entry for entry in self._entries if entry.waiter is not None]
-            notes = [entry for entry in (*batch, *self._entries) if entry.waiter is None]
+            notes = [replace(entry, counted=None) for entry in (*batch, *self._entries) if entry.waiter is None]
             self._entries = deque(notes)
             self._is_urgent = False
             return others

@@ -60,6 +60,10 @@ EXPLANATIONS: Final[Mapping[Reason, tuple[str, str | None]]] = {
         "the decision cannot be recorded, so everything is denied",
         "The user has to make room on the host's disk",
     ),
+    Reason.TRAIL_SPENT: (
+        "the sandbox has filled its share of the audit trail, so everything is denied until it is started again",
+        "The user can look at `sbx policy log` and, if that is fine, stop and start the sandbox",
+    ),
     Reason.MALFORMED: ("the request is malformed", _SPEAK_PLAINLY),
     Reason.SNI_MISSING: ("the TLS connection names no server", "Use a TLS client that sends the server name"),
     Reason.NAME_MISMATCH: (

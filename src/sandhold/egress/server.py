@@ -73,7 +73,8 @@ class Inside:
 class EgressSetup:
     """Everything egress is given.
 
-    `append` is durable when it returns or raises OSError, and is called by one thread. `authority` is the folder of the
+    `append` is durable when it returns or raises OSError, and is called by one thread; `written` is how many bytes it
+    has put into the trail. `authority` is the folder of the
     installation's authority, or the authority itself. `reload` reads the policy as it is now. The last three are how
     the world is reached; tests put a small one in their place.
     """
@@ -87,6 +88,7 @@ class EgressSetup:
     reload: Callable[[], PolicyIndex]
     proxy: HostProxy | None = None
     resolvers: tuple[str, ...] = ()
+    written: Callable[[], int] = lambda: 0
     connections_max: int = CONNECTIONS_MAX
     randomness: Callable[[int], bytes] = os.urandom
     lookup: Lookup = look_up
@@ -105,7 +107,7 @@ def serve(setup: EgressSetup, link: socket.socket) -> None:
     def new_event() -> EventId:
         return make_event_id(int(setup.now() * 1000), setup.randomness(ULID_RANDOM_BYTES))
 
-    recorder = Recorder(reactor, setup.append, new_event)
+    recorder = Recorder(reactor, setup.append, new_event, setup.now, setup.written)
     gateway = _make_gateway(setup, reactor, recorder, new_event)
     try:
         reactor.run(_Server(setup, link, gateway, recorder).run())
@@ -129,6 +131,7 @@ def _make_gateway(
         record=recorder.record,
         note=recorder.note,
         note_denial=recorder.note_denial,
+        is_trail_spent=recorder.is_spent,
         upstream=Upstream(reactor, setup.proxy, setup.lookup, setup.connect),
         flows=Flows(min(setup.connections_max, affordable)),
         pipes=PipePool(),

@@ -29,6 +29,8 @@ class Reason(StrEnum):
     POLICY_UNREADABLE = "policy-unreadable"
     RECORD_UNAVAILABLE = "record-unavailable"
     """The decision could not be put on durable record."""
+    TRAIL_SPENT = "trail-spent"
+    """The session has written as much into the trail as one may; the next session may again."""
 
     MALFORMED = "malformed"
     """The bytes are no opening, request or name that we read exactly as every other program would."""

@@ -151,6 +151,25 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """Denials of one kind (`of`: `connection`, `request`, `lookup`) to one destination for one reason, counted: they
+    came faster than each is worth a record. `first` and `last` are in seconds since the epoch.
+
+    `is_mixed` says that there were several destinations or reasons; the decision is then the last one's.
+    """
+
+    event: EventId
+    of: str
+    host: str | None
+    port: int | None
+    decision: Decision
+    count: int
+    first: float
+    last: float
+    is_mixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyChanged:
     """Somebody changed the policy: `action` is `allow`, `deny`, `rm`, `init` or `reset`; `actor` is the host's user
     name; `rules` are the ids touched."""
@@ -258,6 +277,7 @@ Event = (
     | Closed
     | Lookup
     | Dropped
+    | Repeated
     | PolicyChanged
     | GenerationSwitched
     | SessionStarted

@@ -53,6 +53,7 @@ def _serve(given: dict[str, str], link: socket.socket) -> None:
             sandbox=sandbox,
             index=index,
             append=trail.append,
+            written=lambda: trail.written,
             authority=paths.authority,
             proxy=read_proxy(json.loads(given["environment"])),
             resolvers=_resolvers(),

@@ -59,6 +59,7 @@ class Trail:
         self._head = NO_RECORD
         self._end: int | None = None
         self._torn_bytes = 0
+        self._written = 0
 
     @classmethod
     def open(cls, path: Path, sandbox: str, session: str, clock: Clock) -> Self:
@@ -97,6 +98,11 @@ class Trail:
         """The last record this trail has appended, `NO_RECORD` before the first `append`."""
         return self._head
 
+    @property
+    def written(self) -> int:
+        """How many bytes this trail, as it was opened here, has put on record."""
+        return self._written
+
     def append(self, events: Sequence[Event]) -> None:
         """Put events on record, in their order and with nothing of anybody else between them.
 
@@ -117,6 +123,7 @@ class Trail:
             lines, head = self._encode(events)
             self._write(lines, size)
             self._head, self._end, self._torn_bytes = head, size + len(lines), 0
+            self._written += len(lines)
 
     def _learn_tail(self) -> int:
         """Bring `_head` up to date and cut off a torn line; returns the size of the file."""

@@ -32,6 +32,7 @@ from sandhold.model.event import (
     Lookup,
     PolicyChanged,
     Recovered,
+    Repeated,
     Request,
     SessionStarted,
     SessionStopped,
@@ -115,6 +116,8 @@ def _body(event: Event) -> tuple[str, int | None, Body]:  # noqa: C901, PLR0912 
         case Dropped(_, protocol, address, port, packets):
             where = None if address is None else str(address)
             return "dropped", None, {"protocol": _text(protocol), "host": where, "port": port, "packets": packets}
+        case Repeated():
+            return "repeated", event.decision.generation, _repeated(event)
         case PolicyChanged():
             return "policy-changed", event.generation, _policy_changed(event)
         case GenerationSwitched(_, before, after, cut):
@@ -184,6 +187,19 @@ def _lookup(event: Lookup) -> Body:
         **_decision(event.decision),
         "asked_outside": event.asked_outside,
         "detail": _text_or_none(event.detail),
+    }
+
+
+def _repeated(event: Repeated) -> Body:
+    return {
+        "of": _text(event.of),
+        "host": _text_or_none(event.host),
+        "port": event.port,
+        **_decision(event.decision),
+        "count": event.count,
+        "first": timestamp(event.first),
+        "last": timestamp(event.last),
+        "is_mixed": event.is_mixed,
     }
 
 

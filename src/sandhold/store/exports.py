@@ -3,7 +3,7 @@
 Rules:
 
 1. A row is one event of the Open Cybersecurity Schema Framework, version 1.3: HTTP Activity (class 4002) where a
-   request was read, DNS Activity (4003) for a lookup, Network Activity (4001) for everything else, all with the
+   request was read, DNS Activity (4003) for lookups, Network Activity (4001) for everything else, all with the
    attributes that the schema requires. What the schema has no place for is under `unmapped`.
 2. A cell that a spreadsheet would take for a formula (`=`, `+`, `-`, `@`, tab, carriage return in front) begins with an
    apostrophe, which shows it as text (OWASP, CSV injection). Quoting is that of RFC 4180.
@@ -51,7 +51,7 @@ def csv_cells(row: Row) -> tuple[str, ...]:
 
 def ocsf_event(row: Row) -> dict[str, object]:
     """Write a row as an OCSF event, by rule 1."""
-    kind = _HTTP if row.method is not None else _DNS if row.kind is RowKind.LOOKUP else _NETWORK
+    kind = _HTTP if row.method is not None else _DNS if row.is_lookup and row.host != UNNAMED else _NETWORK
     activity = _activity(kind, row)
     is_allowed = row.effect is Effect.ALLOW
     event: dict[str, object] = {
@@ -125,7 +125,7 @@ def _metadata(row: Row) -> dict[str, object]:
 
 def _connection(row: Row) -> dict[str, object]:
     name = row.protocol if row.kind is RowKind.DROPPED and row.protocol else "tcp"
-    name = "udp" if row.kind is RowKind.LOOKUP else name
+    name = "udp" if row.is_lookup else name
     number = _PROTOCOL_NUMBERS.get(name)
     return _without_none({"direction_id": _OUTBOUND, "protocol_name": name, "protocol_num": number, "uid": row.event})
 

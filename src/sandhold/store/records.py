@@ -94,6 +94,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     asked_outside: bool | None = None
     protocol: str | None = None
     packets: int | None = None
+    of: str | None = None
+    count: int | None = None
+    first: str | None = None
+    last: str | None = None
+    is_mixed: bool | None = None
 
     decision: str | None = None
     reason: str | None = None

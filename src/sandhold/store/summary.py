@@ -7,8 +7,8 @@ Rules:
 2. A connection whose requests were recorded one by one is no row: its requests are.
 3. A permission that was taken back before anything was sent (the name turned out to have a forbidden address, say) has
    a second, denying record: that one is the row.
-4. Packets that were dropped are a row, and blocked. So is a lookup that was denied, but only for those who ask for
-   lookups: the connection that follows a lookup is what people look for.
+4. Packets that were dropped are a row, and blocked; so are denials that were counted. A lookup that was denied is one
+   only for those who ask for lookups, counted ones too: the connection that follows is what people look for.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class RowKind(StrEnum):
     REQUEST = "request"
     LOOKUP = "lookup"
     DROPPED = "dropped"
+    REPEATED = "repeated"
 
 
 _ROW_KINDS: Final = frozenset(kind.value for kind in RowKind)
@@ -53,7 +54,7 @@ class Row:
     `host` is text from the sandbox, in printable ASCII. `status` is None where there was no answer (`-`). `because` is
     the name of the rule, or the reason. `is_open` says that it was allowed and has not ended; then bytes and duration
     are None. `protocol` names dropped packets (`udp`), or the type of a lookup. `attempts` is how many there were where
-    one record counts several.
+    one record counts several, `of` the kind of those.
     """
 
     time: str
@@ -77,6 +78,12 @@ class Row:
     detail: str | None
     is_open: bool
     attempts: int = 1
+    of: str | None = None
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether it is a name that was asked for, or many of those."""
+        return RowKind.LOOKUP in (self.kind, self.of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,7 @@ class Wanted:
             and (self.until is None or row.time < timestamp(self.until))
             and (self.effect is None or row.effect is self.effect)
             and (self.host is None or fnmatchcase(row.host, self.host))
-            and (self.has_lookups or row.kind is not RowKind.LOOKUP)
+            and (self.has_lookups or not row.is_lookup)
         )
 
 
@@ -256,7 +263,8 @@ def _row(record: Record, outcome: _Outcome | None) -> Row | None:
         protocol=record.query_type if record.kind == RowKind.LOOKUP else record.protocol,
         detail=(None if closed is None else closed.detail) or record.detail,
         is_open=_waits(record) and closed is None,
-        attempts=record.packets or 1,
+        attempts=record.packets or record.count or 1,
+        of=record.of,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,7 +36,7 @@ def details(trail: TrailSimulator) -> list[str | None]:
 def run(trail: TrailSimulator, main: Callable[[Reactor, Recorder], Awaitable[None]]) -> None:
     """Run with a recorder on that trail."""
     reactor = Reactor()
-    recorder = Recorder(reactor, trail.append, new_event_id)
+    recorder = Recorder(reactor, trail.append, new_event_id, time.time)
 
     async def body() -> None:
         await main(reactor, recorder)

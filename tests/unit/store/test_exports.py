@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sandhold.model.event import Dropped, EventId, Why
+from sandhold.model.event import Dropped, EventId, Repeated, Why
 from sandhold.store.encoding import FIRST_PREVIOUS, Envelope, encode_line
 from sandhold.store.exports import COLUMNS, csv_cells, ocsf_event
 from sandhold.store.records import decode_record
@@ -52,6 +52,9 @@ ROWS: Mapping[str, tuple[Sequence[Event], int, int]] = {
     "a method that nobody knows": ([replace(request("E1", "E0", DENIED), method="BREW")], 4002, 99),
     "a lookup": ([lookup("E1")], 4003, 1),
     "packets that were dropped": ([Dropped(E1, "udp", IPv4Address("203.0.113.7"), 53, 12)], 4001, 5),
+    "denials that were counted": ([Repeated(E1, "connection", "evil.test", 443, DENIED, 900, NOON, NOON + 1)], 4001, 5),
+    "lookups that were counted": ([Repeated(E1, "lookup", "evil.test", None, DENIED, 9, NOON, NOON)], 4003, 1),
+    "lookups of many names": ([Repeated(E1, "lookup", None, None, DENIED, 9, NOON, NOON, is_mixed=True)], 4001, 5),
     "packets that were counted only": ([Dropped(E1, "icmp", None, None, 3)], 4001, 5),
 }
 

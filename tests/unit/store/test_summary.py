@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.model.event import Dropped, EventId, GenerationSwitched, SessionStarted, SessionStopped, Why
+from sandhold.model.event import Dropped, EventId, GenerationSwitched, Repeated, SessionStarted, SessionStopped, Why
 from sandhold.model.rule import Effect, Generation
 from sandhold.store.encoding import FIRST_PREVIOUS, Envelope, encode_line
 from sandhold.store.records import decode_record
@@ -275,3 +275,22 @@ def test_unclosed() -> None:
     trail = [*same_name_earlier, *earlier, *records(own), *records([connection("E7", ALLOWED)], "s2")]
     assert unclosed(reversed(trail), "s1") == ("E2", "R1")
     assert unclosed(reversed(records([*own, SessionStopped(EventId("S2"), "lost")])), "nosuch") == ()
+
+
+def test_denials_that_were_counted() -> None:
+    """Counted denials are a blocked row with their number; counted lookups are one for those who ask for lookups."""
+    events = [
+        Repeated(EventId("R1"), "connection", "evil.test", 443, DENIED, 1234, NOON, NOON + 1),
+        Repeated(EventId("R2"), "lookup", None, None, DENIED, 99, NOON, NOON + 1, is_mixed=True),
+    ]
+    (row,) = newest_rows(reversed(records(events)), ALL).rows
+    assert (row.kind, row.effect, row.host, row.port, row.attempts) == (
+        RowKind.REPEATED,
+        Effect.DENY,
+        "evil.test",
+        443,
+        1234,
+    )
+    assert (row.because, row.is_open) == ("no-matching-rule", False)
+    assert len(newest_rows(reversed(records(events)), Wanted(has_lookups=True)).rows) == 2
+    assert len(live(events)[0]) == 1

@@ -11,9 +11,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.installation import Installation
+from tests.isolation import kinds_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.isolation import Kind
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that asks for `isolation`, by itself or through a fixture, against every kind of cell."""
+    if "isolation" in metafunc.fixturenames:
+        metafunc.parametrize("isolation", kinds_for(metafunc.definition), indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def isolation(request: pytest.FixtureRequest) -> Kind:
+    """Be one kind of cell after the other."""
+    kind: Kind = request.param
+    return kind
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.installation import Installation
+    from tests.isolation import Kind
 
 RUN = "import socket, sys, os, struct\n"
 
@@ -49,11 +50,12 @@ KERNEL_REFUSES = {
 
 
 @pytest.fixture(scope="module")
-def lab(module_sbx: Installation, module_project: Path) -> Installation:
-    """Run a sandbox that every test of this file attacks from."""
-    module_sbx.ok("create", "--name", "lab", "shell", ".", folder=module_project)
+def lab(module_sbx: Installation, module_project: Path, isolation: Kind) -> Iterator[Installation]:
+    """Run a sandbox of each kind that every test of this file attacks from."""
+    module_sbx.ok("create", *isolation.flags, "--name", "lab", "shell", ".", folder=module_project)
     module_sbx.ok("run", "-d", "lab")
-    return module_sbx
+    yield module_sbx
+    module_sbx.ok("rm", "-f", "lab")
 
 
 def inside(lab: Installation, code: str, user: str = "root") -> tuple[int, str]:
@@ -62,6 +64,7 @@ def inside(lab: Installation, code: str, user: str = "root") -> tuple[int, str]:
     return done.status, done.out + done.err
 
 
+@pytest.mark.namespaces_only("a guest's kernel is its own: `test_guests.py` has what root may not do with that")
 @pytest.mark.parametrize("code", KERNEL_REFUSES.values(), ids=KERNEL_REFUSES)
 def test_the_kernel_refuses(lab: Installation, code: str) -> None:
     """Root inside does not even get the object, because the kernel refuses it or it is not there."""
@@ -111,6 +114,7 @@ SENDS = {
 }
 
 
+@pytest.mark.short
 @pytest.mark.parametrize("code", SENDS.values(), ids=SENDS)
 def test_the_hosts_loopback_hears_nothing(lab: Installation, canary: Canary, code: str) -> None:
     """What listens on the host's loopback hears nothing from inside, and would have heard the same from the host."""
@@ -130,6 +134,7 @@ DROPPED = {
 }
 
 
+@pytest.mark.short
 @pytest.mark.parametrize(("code", "protocol", "port"), DROPPED.values(), ids=DROPPED)
 def test_dropped_packets_are_on_record(lab: Installation, code: str, protocol: str, port: int) -> None:
     """A packet that is no TCP and no DNS goes nowhere and is counted in the trail with its address and port."""
@@ -144,6 +149,7 @@ def test_dropped_packets_are_on_record(lab: Installation, code: str, protocol: s
     wait_until(is_recorded, "the dropped packet is on record", 30)
 
 
+@pytest.mark.short
 def test_ping_goes_nowhere(lab: Installation) -> None:
     """An ICMP echo through the one socket type that needs no privilege is refused or unanswered."""
     status, said = inside(
@@ -158,6 +164,7 @@ def test_ping_goes_nowhere(lab: Installation) -> None:
 METADATA = ("169.254.169.254", "168.63.129.16", "100.100.100.200", "fd00:ec2::254")
 
 
+@pytest.mark.short
 @pytest.mark.parametrize("address", METADATA)
 def test_metadata_addresses(lab: Installation, address: str) -> None:
     """A cloud's metadata service is never reached, and the record says why."""
@@ -168,6 +175,7 @@ def test_metadata_addresses(lab: Installation, address: str) -> None:
     assert reasons == {"metadata-address"}
 
 
+@pytest.mark.short
 def test_unix_sockets_of_the_host(lab: Installation) -> None:
     """A socket of the host in the file system or in the abstract namespace is not there inside."""
     path = str(lab.home / "host.sock")
@@ -185,9 +193,9 @@ def test_unix_sockets_of_the_host(lab: Installation) -> None:
             assert control.stdout == "reached\n"
 
 
-def test_another_sandbox(lab: Installation) -> None:
+def test_another_sandbox(lab: Installation, isolation: Kind) -> None:
     """What listens in one sandbox, on every address it has, is not heard of in another."""
-    lab.ok("create", "--name", "other", "shell", ".", folder=lab.home / "project")
+    lab.ok("create", *isolation.flags, "--name", "other", "shell", ".", folder=lab.home / "project")
     lab.ok("run", "-d", "other")
     server = lab.start("exec", "other", "python3", "-m", "http.server", "8099", "--bind", "::")
     try:
@@ -213,6 +221,7 @@ def test_another_sandbox(lab: Installation) -> None:
         server.communicate(timeout=60)
 
 
+@pytest.mark.short
 def test_nothing_of_the_host_is_inherited(lab: Installation) -> None:
     """A command inside holds no descriptor but its three, and no variable of the host."""
     status, said = inside(
@@ -221,6 +230,7 @@ def test_nothing_of_the_host_is_inherited(lab: Installation) -> None:
     assert (status, said.strip()) == (0, "['0', '1', '2'] False")
 
 
+@pytest.mark.short
 def test_the_host_is_not_visible(lab: Installation) -> None:
     """The folders of the host that were not given are not there, by any way round."""
     secret = lab.home / "secret.txt"

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.installation import Installation
-
-CREATE = ("create", "--template", "host", "--name")
+    from tests.isolation import Kind
 
 
 @pytest.fixture
-def lab(sbx: Installation, project: Path) -> Installation:
-    """Create a sandbox `lab` that starts from the host's own programs."""
-    sbx.ok(*CREATE, "lab", "shell", ".", folder=project)
+def lab(sbx: Installation, project: Path, isolation: Kind) -> Installation:
+    """Create a sandbox `lab` of each kind."""
+    sbx.ok("create", *isolation.quickest, "--name", "lab", "shell", ".", folder=project)
     return sbx
 
 
@@ -58,6 +57,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.short
 def test_what_is_written_inside_lasts(lab: Installation, project: Path) -> None:
     """Stop and run keep what was written outside the workspace too; the workspace is the host's own folder."""
     lab.ok("exec", "lab", "bash", "-c", "echo kept > ~/kept; sudo -n sh -c 'echo kept > /etc/kept'; echo made > made")
@@ -67,12 +67,12 @@ def test_what_is_written_inside_lasts(lab: Installation, project: Path) -> None:
     assert (project / "made").stat().st_uid == project.stat().st_uid
 
 
-def test_a_read_only_folder(sbx: Installation, project: Path) -> None:
+def test_a_read_only_folder(sbx: Installation, project: Path, isolation: Kind) -> None:
     """A folder given with `:ro` is seen at its own path and cannot be written, not by root either."""
     extra = sbx.home / "docs"
     extra.mkdir()
     (extra / "page").write_text("read me\n")
-    sbx.ok(*CREATE, "lab", "shell", ".", f"{extra}:ro", folder=project)
+    sbx.ok("create", *isolation.quickest, "--name", "lab", "shell", ".", f"{extra}:ro", folder=project)
     for user in ("agent", "root"):
         tried = sbx(
             "exec", "-u", user, "lab", "bash", "-c", f"cat {extra}/page; echo x > {extra}/page; rm {extra}/page"
@@ -104,6 +104,7 @@ def test_pipes_pass_through(lab: Installation) -> None:
     assert lab("exec", "lab", "cat", given="not passed on").out == ""
 
 
+@pytest.mark.short
 def test_a_terminal(lab: Installation) -> None:
     """A command gets a terminal of the user's size that follows it, Ctrl-C reaches it, Ctrl-D ends it, and the user's
     own terminal is as before."""
@@ -187,6 +188,7 @@ def far_end() -> Iterator[tuple[int, list[socket.socket]]]:
             sock.close()
 
 
+@pytest.mark.short
 def test_a_killed_session(lab: Installation) -> None:
     """`kill -9` of the session leaves no process and no network; `ls` says lost, nothing on record is lost, and the
     next run works and says what happened."""
@@ -315,9 +317,9 @@ except OSError as error:
     assert lab.ok("exec", "lab", "echo", "alive") == "alive\n"
 
 
-def test_a_memory_hog(sbx: Installation, project: Path) -> None:
+def test_a_memory_hog(sbx: Installation, project: Path, isolation: Kind) -> None:
     """What takes more memory than its sandbox has is ended, and only that."""
-    sbx.ok(*CREATE, "lab", "--memory", "256m", "shell", ".", folder=project)
+    sbx.ok("create", *isolation.quickest, "--name", "lab", "--memory", "256m", "shell", ".", folder=project)
     sbx.ok("run", "-d", "lab")
     session = session_pid(sbx)
     hog = sbx("exec", "lab", "python3", "-c", "x = bytearray(1 << 30); x[::4096] = b'x' * (1 << 18); print(len(x))")
@@ -327,17 +329,17 @@ def test_a_memory_hog(sbx: Installation, project: Path) -> None:
     assert session_pid(sbx) == session
 
 
-def test_twenty_at_once(sbx: Installation, project: Path) -> None:
-    """Twenty sandboxes run at once, each answers, each has its own network, and all stop."""
-    names = [f"s{number}" for number in range(20)]
+def test_many_at_once(sbx: Installation, project: Path, isolation: Kind) -> None:
+    """Twenty sandboxes run at once (three emulated machines), each answers with its own name, and all stop."""
+    names = [f"s{number}" for number in range(3 if isolation.is_microvm else 20)]
     for name in names:
-        sbx.ok(*CREATE, name, "shell", ".", folder=project)
+        sbx.ok("create", *isolation.quickest, "--name", name, "shell", ".", folder=project)
         sbx.ok("run", "-d", name)
-    assert [line.split()[2] for line in sbx.ok("ls").splitlines()[1:]] == ["running"] * 20
+    assert [line.split()[2] for line in sbx.ok("ls").splitlines()[1:]] == ["running"] * len(names)
     for name in names:
         assert sbx.ok("exec", name, "hostname") == f"{name}\n"
     sbx.ok("stop", *names)
-    assert [line.split()[2] for line in sbx.ok("ls").splitlines()[1:]] == ["stopped"] * 20
+    assert [line.split()[2] for line in sbx.ok("ls").splitlines()[1:]] == ["stopped"] * len(names)
 
 
 def test_a_thousand_connections_at_once(lab: Installation) -> None:
@@ -389,6 +391,7 @@ def test_a_stopped_launcher(lab: Installation) -> None:
     assert all(is_gone(pid) for pid in children)
 
 
+@pytest.mark.namespaces_only("a guest's process 1 is the guest's own, and nothing of the host is in it")
 def test_process_1_keeps_its_memory_to_itself(lab: Installation) -> None:
     """Root inside reads nothing of the session that process 1 is a copy of: no memory, variables or words."""
     lab.ok("run", "-d", "lab")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.installation import Installation
+    from tests.isolation import Kind
 
 EXPECT_S = 60.0
 
@@ -125,9 +126,9 @@ def desk(sbx: Installation, *words: str) -> Iterator[Desk]:
 
 
 @pytest.fixture
-def lab(sbx: Installation, project: Path) -> Installation:
-    """Create a sandbox `lab` that starts from the host's own programs."""
-    sbx.ok("create", "--template", "host", "--name", "lab", "shell", ".", folder=project)
+def lab(sbx: Installation, project: Path, isolation: Kind) -> Installation:
+    """Create a sandbox `lab` of each kind."""
+    sbx.ok("create", *isolation.quickest, "--name", "lab", "shell", ".", folder=project)
     return sbx
 
 
@@ -478,6 +479,7 @@ def test_a_paused_client(lab: Installation, project: Path) -> None:
         assert user.wait() == 3
 
 
+@pytest.mark.namespaces_only("the host sees no process of a guest")
 def test_what_was_left_running_dies_with_the_session(lab: Installation) -> None:
     """A daemon that an agent started, detached from every terminal, ends with the session."""
     with desk(lab, "run", "lab") as user:

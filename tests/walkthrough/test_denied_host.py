@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.installation import Installation
+    from tests.isolation import Kind
 
 INDEX = "pypi.org"
 FILES = "files.pythonhosted.org"
@@ -43,12 +44,14 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 @dataclass(frozen=True)
 class Attempt:
     """One way to ask: a script for `bash -c`, with `{address}` for the host's real address. `works_open` says whether
-    it gets its 200 when nothing denies it; `blocked` is what the record then names as the host."""
+    it gets its 200 when nothing denies it; `blocked` is what the record then names as the host. What `ends_a_guest`
+    leaves root of a guest, whose network is its own to break, without any."""
 
     script: str
     works_open: bool = True
     blocked: str = INDEX
     user: str = "agent"
+    ends_a_guest: bool = False
 
 
 ATTEMPTS = {
@@ -87,30 +90,34 @@ ATTEMPTS = {
         "ip route del default; ip link set lo down; ip addr add 192.0.2.1/24 dev lo; "
         f"curl {STATUS} https://{INDEX}/simple/",
         user="root",
+        ends_a_guest=True,
     ),
     "from new namespaces": Attempt(
-        "unshare -U true || unshare -n true || unshare -m true || unshare -r true || "
+        f"for new in -r -rm; do unshare $new true && exec unshare $new curl {STATUS} https://{INDEX}/simple/; done; "
         f"curl {STATUS} https://{INDEX}/simple/"
     ),
 }
 
 
 @pytest.fixture(scope="module")
-def lab(module_sbx: Installation, module_project: Path) -> Iterator[Installation]:
-    """Run two sandboxes for all attempts: `open` has the default policy, `shut` denies the index besides."""
+def lab(module_sbx: Installation, module_project: Path, isolation: Kind) -> Iterator[Installation]:
+    """Run two sandboxes of a kind for all attempts: `open` has the default policy, `shut` denies the index besides."""
     for name in ("open", "shut"):
-        module_sbx.ok("create", "--name", name, "shell", ".", folder=module_project)
+        module_sbx.ok("create", *isolation.flags, "--name", name, "shell", ".", folder=module_project)
     module_sbx.ok("policy", "deny", "network", INDEX, "--sandbox", "shut")
     for name in ("open", "shut"):
         module_sbx.ok("run", "-d", name)
     yield module_sbx
     module_sbx.ok("stop", "open", "shut")
     assert "unbroken" in module_sbx.ok("policy", "log", "shut", "--verify")
+    module_sbx.ok("rm", "-f", "open", "shut")
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS.values(), ids=ATTEMPTS)
-def test_a_denied_host_stays_denied(lab: Installation, attempt: Attempt) -> None:
+def test_a_denied_host_stays_denied(lab: Installation, attempt: Attempt, isolation: Kind) -> None:
     """Whatever the attempt, no 200 comes back, and a record says which host was refused by which rule or reason."""
+    if attempt.ends_a_guest and isolation.is_microvm:
+        pytest.skip("this leaves a guest without a network: `tests/escape/test_guests.py` has what follows")
     address = socket.getaddrinfo(INDEX, 443, socket.AF_INET)[0][4][0]
     script = attempt.script.replace("{address}", str(address))
     before = len(lab.records("shut"))
@@ -125,6 +132,7 @@ def test_a_denied_host_stays_denied(lab: Installation, attempt: Attempt) -> None
         assert "200" in control.out.split(), control
 
 
+@pytest.mark.namespaces_only("a guest has a filter of its own to flush: `tests/escape/test_guests.py` does that")
 def test_it_stays_denied_after_flushing_the_filter(lab: Installation) -> None:
     """Root inside, with the filter's own tool installed through the product, cannot touch the filter."""
     lab.ok("exec", "-u", "root", "shut", "bash", "-c", "apt-get update -q && apt-get install -q -y nftables")

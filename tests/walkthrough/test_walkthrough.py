@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.isolation import Kind
+
 
 @pytest.fixture
-def lab(sbx: Installation, project: Path) -> Installation:
-    """Create `sbxlab` for the project, as the story begins."""
-    assert sbx.ok("create", "--name", "sbxlab", "shell", ".", folder=project).strip() == "sbxlab"
+def lab(sbx: Installation, project: Path, isolation: Kind) -> Installation:
+    """Create `sbxlab` of each kind for the project, as the story begins."""
+    assert sbx.ok("create", *isolation.flags, "--name", "sbxlab", "shell", ".", folder=project).strip() == "sbxlab"
     return sbx
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sandhold.model.event import Closed, EventId
     from sandhold.wire.request_head import RequestHead
 
-REFUSAL_TIMEOUT_S: Final = 10.0  # for the whole refusal: a handshake, one request, one answer, the rest of an upload
+REFUSAL_TIMEOUT_S: Final = 20.0  # for the whole refusal: a handshake, one request, one answer, the rest of an upload
 
 
 @dataclass(frozen=True, slots=True)

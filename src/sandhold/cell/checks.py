@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from sandhold.cell.acceleration import DEVICE, hardware_obstacle
 from sandhold.cell.identity import identity_for
 from sandhold.cell.network import dropped, open_network
+from sandhold.cell.qemu import MACHINE_PROGRAMS
 from sandhold.linux.limits import open_control_group
 from sandhold.linux.process import find_program, spawn_module
 from sandhold.linux.syscalls import Machine
@@ -21,7 +23,6 @@ from sandhold.model.sandbox import Limits
 KERNEL_NEEDED: Final = (5, 19)  # idmapped lower layers of an overlay came last of what a cell is made of
 TRIAL_TIMEOUT_S: Final = 30.0
 MESSAGE_BYTES_MAX: Final = 4096
-_VM_PROGRAMS: Final = (("qemu-system-x86_64", "qemu-system-x86"), ("mkfs.erofs", "erofs-utils"))
 _IDS_NEEDED: Final = 65536
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)")
 _TRIAL_PIDS: Final = 16
@@ -53,7 +54,7 @@ def host_checks() -> tuple[Check, ...]:
         _network(),
         _overlays(),
         *(replace(check, is_needed=False) for check in (_builder(), _subordinate_ids(), _control_groups())),
-        *(replace(_program(name, package), is_needed=False) for name, package in _VM_PROGRAMS),
+        *(replace(_program(name, package), is_needed=False) for name, package in MACHINE_PROGRAMS),
         replace(_virtual_machines(), is_needed=False),
     )
 
@@ -174,17 +175,19 @@ def _control_groups() -> Check:
 
 
 def _virtual_machines() -> Check:
-    """The kind of cell with a kernel of its own. That the device opens proves nothing, so no more is claimed."""
+    """What the kind of cell with a kernel of its own needs, and how it would run here.
+
+    That the device opens proves nothing, so no more is claimed than that a machine may be tried with it.
+    """
     name = "virtual machines"
-    device = Path("/dev/kvm")
-    if not device.exists():
-        return _missing(name, "no `/dev/kvm`: this host offers no hardware virtualisation", None)
-    if not os.access(device, os.R_OK | os.W_OK):
-        return _missing(name, "`/dev/kvm` is closed to this user", "sudo usermod --append --groups kvm $USER")
-    drivers = [driver for driver in ("kvm_intel", "kvm_amd") if Path("/sys/module", driver).exists()]
-    if not drivers:
-        return _missing(name, "`/dev/kvm` is there without a hardware driver behind it", None)
-    return _fine(name, f"`/dev/kvm` with {drivers[0]}; namespaces are what this version uses")
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return _missing(name, "`/dev/net/tun` is closed to this user", "sudo chmod 666 /dev/net/tun")
+    obstacle = hardware_obstacle()
+    if obstacle is not None:
+        is_closed = "closed" in obstacle
+        fix_access = "sudo usermod --append --groups kvm $USER" if is_closed else None
+        return _missing(name, f"emulated, some ten times slower: {obstacle}", fix_access)
+    return _fine(name, f"`{DEVICE}` with a driver of the processor's; the first machine proves it")
 
 
 def _fine(name: str, found: str) -> Check:

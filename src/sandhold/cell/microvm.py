@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from sandhold.cell import guest_plan
+from sandhold.cell.acceleration import DEVICE
 from sandhold.cell.channel import Channel
 from sandhold.cell.guest_code import with_agent
 from sandhold.cell.guest_disk import open_disk
@@ -212,7 +213,7 @@ def open_microvm(
     )
     with contextlib.ExitStack() as undo:
         spec.layer.mkdir(mode=0o700, parents=True, exist_ok=True)
-        outer = undo.enter_context(open_cell(_outer_spec(spec, memory), spawn, has_tap=True))
+        outer = undo.enter_context(open_cell(_outer_spec(spec, memory, acceleration), spawn, has_tap=True))
         channel, link_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         undo.callback(channel.close)
         words = os.memfd_create("words", os.MFD_CLOEXEC)
@@ -236,7 +237,7 @@ def open_microvm(
     return cell
 
 
-def _outer_spec(spec: CellSpec, memory: int) -> CellSpec:
+def _outer_spec(spec: CellSpec, memory: int, acceleration: Acceleration) -> CellSpec:
     """Return the cell that QEMU runs in: its own empty layer, the sandbox's folders, and room for QEMU itself."""
     return replace(
         spec,
@@ -245,6 +246,7 @@ def _outer_spec(spec: CellSpec, memory: int) -> CellSpec:
         files=(),
         seeds=(),
         limits=Limits(spec.limits.cpus, memory + OVERHEAD_BYTES, PIDS_MAX),
+        devices=(DEVICE.name,) if acceleration is Acceleration.KVM else (),
     )
 
 

@@ -238,6 +238,7 @@ def _plan(spec: CellSpec, identity: Identity) -> tuple[Plan, tuple[str, ...]]:
         tmp_bytes=min(TMP_BYTES_MAX, spec.limits.memory or TMP_BYTES_MAX),
         seeds=planned_seeds(spec),
         template_layers=tuple(Folder.look(os.path.realpath(layer)) for layer in spec.template.layers),
+        devices=spec.devices,
     )
     return plan, tuple(notes)
 

@@ -110,6 +110,7 @@ class Plan:
     tmp_bytes: int
     seeds: tuple[PlannedSeed, ...] = ()
     template_layers: tuple[Folder, ...] = ()
+    devices: tuple[str, ...] = ()
 
     def owner(self, inside: int) -> int:
         """Return what an id inside is called in the outer user namespace."""
@@ -144,6 +145,7 @@ def from_bytes(data: bytes) -> Plan:
         tmp_bytes=raw["tmp_bytes"],
         seeds=tuple(PlannedSeed(**one) for one in raw["seeds"]),
         template_layers=tuple(Folder(**one) for one in raw["template_layers"]),
+        devices=tuple(raw["devices"]),
     )
 
 

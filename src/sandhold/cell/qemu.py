@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from sandhold.cell.guest_plan import GuestMount
 
 PROGRAM: Final = "/usr/bin/qemu-system-x86_64"
+MACHINE_PROGRAMS: Final = (
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mkfs.erofs", "erofs-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+)
+"""What a machine needs on the host, each with the Debian package that has it."""
 FIRST_DESCRIPTOR: Final = 3
 CARD_ADDRESS: Final = "02:00:00:00:00:02"  # locally administered (IEEE 802); nobody else is on the link
 MEMORY_STEP: Final = 1 << 20

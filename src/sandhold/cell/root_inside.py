@@ -12,7 +12,7 @@ Rules:
 """
 
 # System calls on a tree where pathlib has no words for links and descriptors.
-# ruff: noqa: PTH102, PTH112, PTH123, PTH211
+# ruff: noqa: PTH102, PTH112, PTH116, PTH123, PTH211
 
 from __future__ import annotations
 
@@ -133,6 +133,7 @@ def _gather(
         root, overlays, links = host_layers(plan, inner, layer, templates[-1])
     else:
         root, overlays, links = overlay_of(plan, inner, layer, "root", *templates), (), ()
+    devices |= _extra_devices(plan)
     return _Parts(root, overlays, links, workspaces, _injected(plan), devices, proc, _terminals(plan))
 
 
@@ -197,14 +198,14 @@ def _make_home(plan: Plan) -> None:
 def _place_devices(plan: Plan, parts: _Parts) -> None:
     tree = _tmpfs(plan, _SMALL_BYTES_MAX, "0755")
     attach(tree, make_folder(plan.owner(0), "/dev"))
-    for name in _DEVICES:
+    for name in parts.devices:
         os.close(os.open(f"/dev/{name}", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
     os.mkdir("/dev/pts")
     os.mkdir("/dev/shm")  # noqa: S108
     for name, target in DEVICE_LINKS:
         os.symlink(target, f"/dev/{name}")
     set_own_attributes(tree, RDONLY)
-    for name in _DEVICES:
+    for name in parts.devices:
         attach_at(parts.devices[name], f"/dev/{name}")
     attach_at(parts.terminals, "/dev/pts")
     attach_at(_tmpfs(plan, plan.tmp_bytes, "1777"), "/dev/shm")  # noqa: S108
@@ -254,6 +255,26 @@ def _device(name: str) -> int:
     os.close(fd)
     set_attributes(tree, NOSUID | NOEXEC)
     return tree
+
+
+def _extra_devices(plan: Plan) -> dict[str, int]:
+    """Return what the plan asks for beside the devices of every cell.
+
+    Root makes nodes of its own, which belong to the agent's user; the host's own may be closed to it. An ordinary user
+    can only pass the host's on, with the rights that it has.
+    """
+    if plan.base is None or not plan.devices:
+        return {name: _device(name) for name in plan.devices}
+    os.mkdir("/tmp/devices")  # noqa: S108
+    owner = plan.owner(AGENT_ID)
+    attach_at(new_filesystem("tmpfs", {"size": str(_SMALL_BYTES_MAX)}, NOSUID | NOEXEC), "/tmp/devices")  # noqa: S108
+    trees = {}
+    for name in plan.devices:
+        place = f"/tmp/devices/{name}"  # noqa: S108
+        os.mknod(place, stat.S_IFCHR | 0o600, os.stat(f"/dev/{name}").st_rdev)
+        os.chown(place, owner, owner)
+        trees[name] = clone_tree(os.open(place, os.O_PATH | os.O_CLOEXEC))
+    return trees
 
 
 def _same_file(source: Folder) -> int:

@@ -94,6 +94,7 @@ class CellSpec:
     `guarded` lies inside of `mounts` and over them: read-only parts of writable folders, and folders that become mounts
     of their own so that nothing inside can rename them.
     `slot` is the sandbox's number for good: its range of user ids is cut by it. `user` is who commands run as.
+    `devices` are names below `/dev` beside those of every cell, for the agent's user.
     """
 
     name: str
@@ -106,6 +107,7 @@ class CellSpec:
     user: str = AGENT_USER
     seeds: tuple[Seed, ...] = ()
     guarded: tuple[Mount, ...] = ()
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

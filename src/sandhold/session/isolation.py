@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cell import acceleration
 from sandhold.cell.boot_files import find_boot_files
 from sandhold.cell.namespaces import open_cell
-from sandhold.cell.qemu import PROGRAM, Acceleration
+from sandhold.cell.qemu import MACHINE_PROGRAMS, Acceleration
 from sandhold.cell.templates import HOST_TEMPLATE, find_template
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.linux.process import find_program
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 _WITHOUT: Final = "leave `--require-kvm` out for an emulated machine, or use `--isolation namespaces`"
 EMULATED: Final = "emulated, some ten times slower than this host"
-_NEEDED: Final = (
-    (PROGRAM.rpartition("/")[2], "qemu-system-x86"),
-    ("mkfs.erofs", "erofs-utils"),
-    ("mkfs.ext4", "e2fsprogs"),
-)
 
 
 def choose(paths: Paths, wish: str, template: str, *, needs_hardware: bool) -> Isolation:
@@ -125,7 +120,7 @@ def _require_machine(template: str) -> None:
             hint="leave `--template host` out, or use `--isolation namespaces`",
             status=EXIT_USAGE,
         )
-    for program, package in _NEEDED:
+    for program, package in MACHINE_PROGRAMS:
         if find_program(program) is None:
             raise SbxError(
                 f"virtual machines need `{program}`, which is not installed",

@@ -11,6 +11,7 @@ from sandhold.cell.layers import ROOT_UPPER
 from sandhold.cell.spec import TemplateKind
 from sandhold.cell.templates import DEBIAN_TEMPLATE, HOST_TEMPLATE, TEMPLATE_NAME, Description
 from sandhold.errors import EXIT_USAGE, SbxError
+from sandhold.model.sandbox import Isolation
 from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.presence import AlreadyHeldError, hold
 from sandhold.store import sandboxes
@@ -34,6 +35,11 @@ def save_template(paths: Paths, sandbox: str, name: str, now: float) -> Descript
         saved = sandboxes.get(database, sandbox)
     if saved.template == HOST_TEMPLATE:
         raise SbxError(f"`{sandbox}` starts from `{HOST_TEMPLATE}`, which changes with this machine: nothing to save")
+    if saved.isolation is Isolation.MICROVM:
+        raise SbxError(
+            f"`{sandbox}` is a virtual machine, whose disk cannot be made a template",
+            hint="install the same in a sandbox of `--isolation namespaces` and save that: machines start from it too",
+        )
     below = templates.find_template(paths.templates, saved.template)
     if len(below.layers) >= templates.LAYERS_MAX:
         raise SbxError(f"`{saved.template}` has {templates.LAYERS_MAX} layers already, and more are not carried")

@@ -19,6 +19,7 @@ import os
 import secrets
 import select
 import socket
+import stat
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Self
 from sandhold.cell import guest_plan
 from sandhold.cell.acceleration import DEVICE
 from sandhold.cell.channel import Channel
+from sandhold.cell.frame_shuttle import BUFFER_BYTES
 from sandhold.cell.guest_code import with_agent
 from sandhold.cell.guest_disk import open_disk
 from sandhold.cell.guest_link import printable
@@ -74,10 +76,12 @@ _TAIL_BYTES_MAX: Final = 4096  # of what QEMU said
 class MicrovmCell:
     """A live cell. It is what `spec.Cell` says."""
 
-    def __init__(self, outer: NamespacesCell, machine: CommandId, link: Child, channel: Channel, words: int) -> None:
+    def __init__(
+        self, outer: NamespacesCell, machine: CommandId, helpers: tuple[Child, ...], channel: Channel, words: int
+    ) -> None:
         self._outer = outer
         self._machine = machine
-        self._link = link
+        self._helpers = helpers
         self._channel = channel
         self._words = words
         self._has_died = False
@@ -172,15 +176,17 @@ class MicrovmCell:
         return events
 
     def _why(self) -> str:
-        self._link.kill()
-        self._link.wait(LINK_END_S_MAX)
+        self._end_helpers()
         said = os.pread(self._words, WORDS_BYTES_MAX, 0).decode("utf-8", "replace")
         return said or "its link ended without a word"
 
     def _end_processes(self) -> None:
-        self._link.kill()
-        self._link.wait(LINK_END_S_MAX)
+        self._end_helpers()
         self._outer.end_processes()
+
+    def _end_helpers(self) -> None:
+        for child in self._helpers:
+            _end_child(child)
 
     def __enter__(self) -> Self:
         return self
@@ -222,17 +228,20 @@ def open_microvm(
             given.enter_context(link_end)
             port, port_end = _pair(given)
             console, console_end = _pair(given)
-            parts = _parts(spec, boot, outer, port_end, console_end, given)
-            line = command_line(acceleration, spec.limits.cpus or CPUS_MAX_DEFAULT, memory, mounts, host_clock_khz())
+            cable, shuttles = _cable(spec, outer, given)
             link = _spawn_link(spec, mounts, (link_end, port, console), words)
-            undo.callback(_end_child, link)
+            for child in (helpers := (link, *shuttles)):
+                undo.callback(_end_child, child)
+            parts = _parts(spec, boot, (cable, port_end.fileno(), console_end.fileno()), given)
+            cpus = spec.limits.cpus or CPUS_MAX_DEFAULT
+            line = command_line(acceleration, cpus, memory, mounts, host_clock_khz(), has_tap=not shuttles)
             machine, said = _start_machine(outer, line, parts)
         with said:
             channel.settimeout(boot_s_max)
             _begin(channel, spec)
             _await_guest(channel, outer, (said.fileno(), words), boot_s_max)
         undo.pop_all()
-    cell = MicrovmCell(outer, machine, link, Channel(channel), words)
+    cell = MicrovmCell(outer, machine, helpers, Channel(channel), words)
     cell.notes = tuple(note for note in outer.notes if "`sudo`" not in note)
     return cell
 
@@ -255,29 +264,48 @@ def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
     return stack.enter_context(ours), stack.enter_context(theirs)
 
 
+def _cable(spec: CellSpec, outer: NamespacesCell, stack: contextlib.ExitStack) -> tuple[int, tuple[Child, ...]]:
+    """Return what QEMU's card is plugged into: the tap device, or where there is none a socket, and what carries frames
+    between that and the cell's own card."""
+    assert outer.tap is not None, "the cell was opened with one"
+    if not stat.S_ISSOCK(os.fstat(outer.tap).st_mode):
+        return outer.tap, ()
+    ours, theirs = (stack.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+    link, link_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with link, link_end:
+        child = spawn_module("sandhold.cell.frame_shuttle", [outer.tap, ours.fileno(), link_end.fileno()])
+        link.send(f"{os.getpid()} {_helper_user(spec) or 0}".encode("ascii"))
+    return theirs.fileno(), (child,)
+
+
+def _helper_user(spec: CellSpec) -> int | None:
+    """Return the user that a helper becomes: the one that QEMU runs as, None for who we are."""
+    base = identity_for(spec.slot).base
+    return None if base is None else base + AGENT_UID
+
+
 def _parts(
     spec: CellSpec,
     boot: BootFiles,
-    outer: NamespacesCell,
-    port: socket.socket,
-    console: socket.socket,
+    ends: tuple[int, int, int],
     stack: contextlib.ExitStack,
 ) -> Descriptors:
-    """Open what the machine is made of; all of it closes with `stack`."""
+    """Open what the machine is made of, which closes with `stack`; `ends` are its cable, port and console."""
 
     def held(fd: int) -> int:
         stack.callback(os.close, fd)
         return fd
 
-    assert outer.tap is not None, "the cell was opened with one"
     return Descriptors(
         kernel=held(os.open(boot.kernel, os.O_RDONLY | os.O_CLOEXEC)),
         initramfs=held(with_agent(boot.initramfs)),
         root=held(os.open(boot.root_image, os.O_RDONLY | os.O_CLOEXEC)),
         layer=held(open_disk(spec.layer)),
-        tap=outer.tap,
-        port=port.fileno(),
-        console=console.fileno(),
+        tap=ends[0],
+        port=ends[1],
+        console=ends[2],
     )
 
 
@@ -326,8 +354,7 @@ def _start_machine(outer: NamespacesCell, line: tuple[str, ...], parts: Descript
 
 def _begin(channel: socket.socket, spec: CellSpec) -> None:
     """Let the link begin, as the user that QEMU runs as."""
-    base = identity_for(spec.slot).base
-    channel.send(json.dumps({"parent": os.getpid(), "user": None if base is None else base + AGENT_UID}).encode())
+    channel.send(json.dumps({"parent": os.getpid(), "user": _helper_user(spec)}).encode())
 
 
 def _await_guest(channel: socket.socket, outer: NamespacesCell, said: tuple[int, int], boot_s_max: float) -> None:

@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,7 @@ from sandhold.cell.spec import DroppedCount
 from sandhold.linux.process import Namespaces, Spawn, run_checked, spawn_module
 from sandhold.linux.tap import TAP
 from sandhold.linux.users import write_maps_with_helpers, write_single_id_map
+from sandhold.linux.veth import CABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,11 +123,18 @@ def _receive(link: socket.socket, pid: int, identity: Identity, *, has_tap: bool
     network = Network(tcp, dns_udp, dns_tcp, trial[2].dup(), Namespaces(fds[6], user), tap)
     with contextlib.closing(TrialSockets(tuple(trial[0:2]), tuple(trial[2:4]), trial[4])) as made:
         try:
-            try_network(made, tcp, dns_udp, (LOOPBACK, TAP) if has_tap else (LOOPBACK,))
+            try_network(made, tcp, dns_udp, _interfaces(tap))
         except BaseException:
             network.close()
             raise
     return network
+
+
+def _interfaces(tap: int | None) -> tuple[str, ...]:
+    """Return all that the namespace may have, in order; a cable is a socket, a tap device is none."""
+    if tap is None:
+        return (LOOPBACK,)
+    return (LOOPBACK, CABLE, TAP) if stat.S_ISSOCK(os.fstat(tap).st_mode) else (LOOPBACK, TAP)
 
 
 def _expect(link: socket.socket, word: str) -> list[int]:

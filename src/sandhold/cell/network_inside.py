@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.linux.process import run_checked
 from sandhold.linux.syscalls import CLONE_NEWNET, CLONE_NEWUSER, die_with_parent, unshare
 from sandhold.linux.tap import TAP, open_tap
+from sandhold.linux.veth import open_cable
 from sandhold.model.cell_addresses import (
     DNS_PORT,
     GATEWAY_IPV4,
@@ -183,7 +184,7 @@ def _make(link: socket.socket) -> None:
         os.setresuid(0, 0, 0)
     unshare(CLONE_NEWNET)
     _set_up_kernel()
-    taps = [open_tap()] if order["tap"] else []
+    taps = [_open_card()] if order["tap"] else []
     run_checked(["ip", "-batch", "-"], stdin=(_LINKS + _TAP_LINKS * len(taps)).encode())
     run_checked(["nft", "-f", "-"], stdin=(RULESET + _TAP_RULESET * len(taps)).encode())
     sockets = _sockets()
@@ -193,6 +194,15 @@ def _make(link: socket.socket) -> None:
     socket.send_fds(link, [b'{"made": true}'], fds)
     for one in (*sockets, *trial):
         one.close()
+
+
+def _open_card() -> int:
+    """Make the card that a machine's frames arrive at and return its cable: a tap device, or where this user may make
+    none a pair of cards and a socket for raw frames."""
+    try:
+        return open_tap()
+    except OSError:
+        return open_cable().detach()
 
 
 def _set_up_kernel() -> None:

@@ -64,9 +64,16 @@ class Descriptors:
 
 
 def command_line(
-    acceleration: Acceleration, cpus: float, memory: int, mounts: Sequence[GuestMount], clock_khz: int
+    acceleration: Acceleration,
+    cpus: float,
+    memory: int,
+    mounts: Sequence[GuestMount],
+    clock_khz: int,
+    *,
+    has_tap: bool = True,
 ) -> tuple[str, ...]:
-    """Return the program and its arguments, by rules 1 to 3; `memory` is in bytes.
+    """Return the program and its arguments, by rules 1 to 3; `memory` is in bytes. Without a tap device the cable is a
+    datagram socket with a frame in each.
 
     The descriptors are those of `Descriptors`, numbered from `FIRST_DESCRIPTOR`.
     """
@@ -79,7 +86,8 @@ def command_line(
     line += ["-append", kernel_words(acceleration, clock_khz)]
     line += _disk(root, "root", ROOT_SERIAL, is_read_only=True)
     line += _disk(layer, "layer", LAYER_SERIAL, is_read_only=False)
-    line += ["-netdev", f"tap,id=net,fd={tap}", "-device", f"virtio-net-device,netdev=net,mac={CARD_ADDRESS}"]
+    cable = f"tap,id=net,fd={tap}" if has_tap else f"dgram,id=net,local.type=fd,local.str={tap}"
+    line += ["-netdev", cable, "-device", f"virtio-net-device,netdev=net,mac={CARD_ADDRESS}"]
     line += ["-device", "virtio-serial-device,max_ports=2", "-chardev", f"socket,id=port,fd={port}"]
     line += ["-device", f"virtserialport,chardev=port,name={PORT_NAME}"]
     line += ["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"]

@@ -1,0 +1,184 @@
+"""What a kernel of one's own costs: the two kinds of cell side by side. `python -m benchmarks.machines`, as root.
+
+Each figure is the median over the rounds, which take turns. Nothing reaches a network: the far end is a server of this
+machine's, allowed by a rule. How the machine runs (by the processor, or emulated) is part of the report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final
+
+KINDS: Final = ("namespaces", "microvm")
+ROUNDS: Final = 5
+COMMAND_S_MAX: Final = 900.0  # an emulated machine on a busy host
+DOWNLOAD_BYTES: Final = 64 << 20
+RESULT: Final = Path(__file__).parent / "results" / "microvm.md"
+
+INSIDE: Final = """
+import http.client, json, os, sys, time
+port, folder = int(sys.argv[1]), sys.argv[2]
+def timed(work):
+    start = time.monotonic(); work(); return time.monotonic() - start
+def get(host, port, path="/small"):
+    connection = http.client.HTTPConnection(host, port, timeout=300)
+    connection.request("GET", path); body = connection.getresponse().read(); connection.close()
+    return len(body)
+def each(count, work):
+    took = sorted(timed(work) for _ in range(count)); return took[count // 2]
+def many(place):
+    names = [f"{place}/file{number}" for number in range(200)]
+    for name in names:
+        with open(name, "w") as file: file.write("x")
+    for name in names: os.stat(name)
+    for name in names: os.unlink(name)
+def large(place):
+    with open(f"{place}/large", "wb") as file:
+        for _ in range(64): file.write(bytes(1 << 20))
+        file.flush(); os.fsync(file.fileno())
+    os.unlink(f"{place}/large")
+host = "host.docker.internal"
+get(host, port)
+print(json.dumps({
+    "a denied request, ms": 1000 * each(20, lambda: get("denied.test", 80)),
+    "an allowed request, ms": 1000 * each(20, lambda: get(host, port)),
+    "download, MB/s": 64 * 1.048576 / timed(lambda: get(host, port, "/large")),
+    "200 files made, looked at and deleted in the workspace, s": timed(lambda: many(folder)),
+    "the same in the home, s": timed(lambda: many(os.path.expanduser("~"))),
+    "64 MiB written and synced in the workspace, s": timed(lambda: large(folder)),
+    "the same in the home, s, ": timed(lambda: large(os.path.expanduser("~"))),
+    "two million turns of a Python loop, s": timed(lambda: [None for _ in range(2000000)]),
+}))
+"""
+
+
+class _Server(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """Answer with many bytes or few."""
+        size = DOWNLOAD_BYTES if self.path == "/large" else 2
+        self.send_response(200)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        for start in range(0, size, 1 << 16):
+            self.wfile.write(bytes(min(1 << 16, size - start)))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def main() -> None:
+    """Measure and write the report."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with tempfile.TemporaryDirectory() as home:
+        sbx = _Sbx(Path(home))
+        try:
+            reason = _measure(sbx, server.server_port, rounds, figures)
+        finally:
+            sbx("rm", "-f", *KINDS)
+            server.shutdown()
+            server.server_close()
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(_report(figures, rounds, reason))
+    sys.stdout.write(RESULT.read_text())
+
+
+class _Sbx:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.work = home / "work"
+        self.work.mkdir()
+        data = os.environ.get("XDG_DATA_HOME", str(Path.home() / ".local/share"))
+        self.environment = {**os.environ, "XDG_STATE_HOME": str(home / "state"), "XDG_DATA_HOME": data}
+
+    def __call__(self, *words: str, given: str = "") -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "sandhold", *words],
+            cwd=self.work,
+            env=self.environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S_MAX,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"sbx {' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+
+def _measure(sbx: _Sbx, port: int, rounds: int, figures: dict[str, dict[str, list[float]]]) -> str:
+    for kind in KINDS:
+        sbx("create", "--isolation", kind, "--template", "debian", "--memory", "1g", "--name", kind, "shell", ".")
+        sbx("policy", "allow", "network", f"localhost:{port}", "--sandbox", kind)
+        sbx("exec", kind, "true")
+    for _ in range(rounds):
+        for kind in KINDS:
+            found = figures[kind]
+            found["start to first command, s"].append(_timed(lambda kind=kind: sbx("exec", kind, "true")))
+            sbx("run", "-d", kind)
+            found["a command in a running sandbox, s"].append(_timed(lambda kind=kind: sbx("exec", kind, "true")))
+            found["memory of an idle sandbox (PSS of all its processes), MB"].append(_pss(sbx, kind))
+            said = sbx("exec", "-i", kind, "python3", "-", str(port), str(sbx.work), given=INSIDE)
+            for name, value in json.loads(said).items():
+                found[name].append(value)
+            found["stop, s"].append(_timed(lambda kind=kind: sbx("stop", kind)))
+    return str(json.loads(sbx("inspect", "microvm"))["isolation_reason"])
+
+
+def _timed(work: object) -> float:
+    start = time.monotonic()
+    assert callable(work)
+    work()
+    return time.monotonic() - start
+
+
+def _pss(sbx: _Sbx, name: str) -> float:
+    """Return the memory of a session and all it started, shared pages by their share (proc_pid_smaps(5)), in MB."""
+    marker = sbx.home / "state" / "sandhold" / "sandboxes" / name / "session.json"
+    left, total = [int(json.loads(marker.read_text())["pid"])], 0
+    while left:
+        pid = left.pop()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            left += map(int, (task / "children").read_text().split())
+    return total / 1000
+
+
+def _report(figures: dict[str, dict[str, list[float]]], rounds: int, reason: str) -> str:
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    lines = [
+        "# What a kernel of one's own costs",
+        "",
+        f"`python -m benchmarks.machines {rounds}`, medians of {rounds}, in brackets the least and the greatest. "
+        f"Linux {os.uname().release.partition('-')[0]}, {os.cpu_count()} processors, load at the end {load}.",
+        f"The machine is {reason}. The same command measures a machine that the processor runs, where it does.",
+        "",
+        f"| | {' | '.join(KINDS)} |",
+        f"|---|{'---|' * len(KINDS)}",
+    ]
+    for name in figures[KINDS[0]]:
+        cells = [_cell(figures[kind][name]) for kind in KINDS]
+        lines.append(f"| {name.rstrip(', ')} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(values: list[float]) -> str:
+    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+if __name__ == "__main__":
+    main()

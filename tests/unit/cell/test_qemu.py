@@ -63,3 +63,10 @@ def test_the_hosts_clock_is_read(tmp_path: Path) -> None:
     assert host_clock_khz(cpuinfo) == 2445009
     cpuinfo.write_text("processor : 0\n")
     assert host_clock_khz(cpuinfo) > 0
+
+
+def test_without_a_tap_device_the_card_has_a_socket() -> None:
+    """Where no tap device may be made, frames go through a datagram socket under the same number."""
+    words = command_line(Acceleration.TCG, 1, 512 << 20, (), 2_000_000, has_tap=False)
+    assert words[words.index("-netdev") + 1] == "dgram,id=net,local.type=fd,local.str=7"
+    assert line()[line().index("-netdev") + 1] == "tap,id=net,fd=7"

@@ -16,29 +16,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import select
 import socket
-import stat
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from sandhold.cell import guest_plan
 from sandhold.cell.acceleration import DEVICE
 from sandhold.cell.channel import Channel
-from sandhold.cell.frame_shuttle import BUFFER_BYTES
-from sandhold.cell.guest_code import with_agent
-from sandhold.cell.guest_disk import open_disk
 from sandhold.cell.guest_link import printable
-from sandhold.cell.guest_plan import GuestAddress, GuestMount, GuestPlan
-from sandhold.cell.identity import identity_for
-from sandhold.cell.namespaces import open_cell, planned_files, planned_seeds
+from sandhold.cell.guest_plan import GuestMount
+from sandhold.cell.machine_parts import MEMORY_DEFAULT, helper_user, open_parts, plug_cable, spawn_link
+from sandhold.cell.namespaces import open_cell
 from sandhold.cell.qemu import Acceleration, Descriptors, command_line, host_clock_khz
 from sandhold.cell.spec import (
     AGENT_HOME,
-    AGENT_UID,
     AGENT_USER,
     ROOT_USER,
     CellDied,
@@ -48,7 +41,6 @@ from sandhold.cell.spec import (
     TemplateKind,
 )
 from sandhold.linux.process import spawn_module
-from sandhold.model import cell_addresses
 from sandhold.model.sandbox import Limits
 
 if TYPE_CHECKING:
@@ -63,11 +55,9 @@ BOOT_S_MAX: Final = 240.0  # four seconds emulated; a machine that is busy with 
 STOP_S_MAX: Final = 30.0  # to write what programs have left unwritten
 LINK_END_S_MAX: Final = 5.0  # what the guest said before it ended is on its way
 WORDS_BYTES_MAX: Final = 2000
-MEMORY_DEFAULT: Final = 4 << 30  # where nothing is said: the guest's kernel spends a part of whatever it is given
 OVERHEAD_BYTES: Final = 768 << 20  # QEMU's own: translated code, buffers of its devices
 CPUS_MAX_DEFAULT: Final = min(os.cpu_count() or 1, 8)  # where nothing is said: each costs a guest memory and time
 PIDS_MAX: Final = 512  # QEMU's threads: one a processor, and those that serve files
-TMP_BYTES_MAX: Final = 4 << 30
 MESSAGE_BYTES_MAX: Final = 4096
 OUTER_LAYER: Final = "machine"
 _TAIL_BYTES_MAX: Final = 4096  # of what QEMU said
@@ -228,11 +218,11 @@ def open_microvm(
             given.enter_context(link_end)
             port, port_end = _pair(given)
             console, console_end = _pair(given)
-            cable, shuttles = _cable(spec, outer, given)
-            link = _spawn_link(spec, mounts, (link_end, port, console), words)
+            cable, shuttles = plug_cable(spec, outer, given)
+            link = spawn_link(spec, mounts, (link_end, port, console), words)
             for child in (helpers := (link, *shuttles)):
                 undo.callback(_end_child, child)
-            parts = _parts(spec, boot, (cable, port_end.fileno(), console_end.fileno()), given)
+            parts = open_parts(spec, boot, (cable, port_end.fileno(), console_end.fileno()), given)
             cpus = spec.limits.cpus or CPUS_MAX_DEFAULT
             line = command_line(acceleration, cpus, memory, mounts, host_clock_khz(), has_tap=not shuttles)
             machine, said = _start_machine(outer, line, parts)
@@ -264,78 +254,6 @@ def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
     return stack.enter_context(ours), stack.enter_context(theirs)
 
 
-def _cable(spec: CellSpec, outer: NamespacesCell, stack: contextlib.ExitStack) -> tuple[int, tuple[Child, ...]]:
-    """Return what QEMU's card is plugged into: the tap device, or where there is none a socket, and what carries frames
-    between that and the cell's own card."""
-    assert outer.tap is not None, "the cell was opened with one"
-    if not stat.S_ISSOCK(os.fstat(outer.tap).st_mode):
-        return outer.tap, ()
-    ours, theirs = (stack.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
-    for end in (ours, theirs):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-    link, link_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with link, link_end:
-        child = spawn_module("sandhold.cell.frame_shuttle", [outer.tap, ours.fileno(), link_end.fileno()])
-        link.send(f"{os.getpid()} {_helper_user(spec) or 0}".encode("ascii"))
-    return theirs.fileno(), (child,)
-
-
-def _helper_user(spec: CellSpec) -> int | None:
-    """Return the user that a helper becomes: the one that QEMU runs as, None for who we are."""
-    base = identity_for(spec.slot).base
-    return None if base is None else base + AGENT_UID
-
-
-def _parts(
-    spec: CellSpec,
-    boot: BootFiles,
-    ends: tuple[int, int, int],
-    stack: contextlib.ExitStack,
-) -> Descriptors:
-    """Open what the machine is made of, which closes with `stack`; `ends` are its cable, port and console."""
-
-    def held(fd: int) -> int:
-        stack.callback(os.close, fd)
-        return fd
-
-    return Descriptors(
-        kernel=held(os.open(boot.kernel, os.O_RDONLY | os.O_CLOEXEC)),
-        initramfs=held(with_agent(boot.initramfs)),
-        root=held(os.open(boot.root_image, os.O_RDONLY | os.O_CLOEXEC)),
-        layer=held(open_disk(spec.layer)),
-        tap=ends[0],
-        port=ends[1],
-        console=ends[2],
-    )
-
-
-def _spawn_link(spec: CellSpec, mounts: tuple[GuestMount, ...], ends: tuple[socket.socket, ...], words: int) -> Child:
-    fd = os.memfd_create("plan", os.MFD_CLOEXEC)
-    with open(fd, "wb+", buffering=0) as file:  # noqa: PTH123
-        file.write(guest_plan.to_bytes(_plan(spec, mounts)))
-        file.seek(0)
-        return spawn_module("sandhold.cell.guest_link", [*(end.fileno() for end in ends), fd, words])
-
-
-def _plan(spec: CellSpec, mounts: tuple[GuestMount, ...]) -> GuestPlan:
-    return GuestPlan(
-        name=spec.name,
-        now=time.time(),
-        seed=secrets.token_hex(guest_plan.SEED_BYTES),
-        pids=spec.limits.pids,
-        tmp_bytes=min(TMP_BYTES_MAX, (spec.limits.memory or MEMORY_DEFAULT) // 2),
-        ipv4=GuestAddress(
-            str(cell_addresses.GUEST_IPV4), cell_addresses.LINK_PREFIX_IPV4, str(cell_addresses.LINK_IPV4)
-        ),
-        ipv6=GuestAddress(
-            str(cell_addresses.GUEST_IPV6), cell_addresses.LINK_PREFIX_IPV6, str(cell_addresses.LINK_IPV6)
-        ),
-        mounts=mounts,
-        files=planned_files(spec),
-        seeds=planned_seeds(spec),
-    )
-
-
 def _start_machine(outer: NamespacesCell, line: tuple[str, ...], parts: Descriptors) -> tuple[CommandId, socket.socket]:
     """Start QEMU; what it says on its standard output and error comes on the socket."""
     said, saying = socket.socketpair()
@@ -354,7 +272,7 @@ def _start_machine(outer: NamespacesCell, line: tuple[str, ...], parts: Descript
 
 def _begin(channel: socket.socket, spec: CellSpec) -> None:
     """Let the link begin, as the user that QEMU runs as."""
-    channel.send(json.dumps({"parent": os.getpid(), "user": _helper_user(spec)}).encode())
+    channel.send(json.dumps({"parent": os.getpid(), "user": helper_user(spec)}).encode())
 
 
 def _await_guest(channel: socket.socket, outer: NamespacesCell, said: tuple[int, int], boot_s_max: float) -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from sandhold.paths import Paths
     from sandhold.store.records import Record
 
-ATTEMPT_TIMEOUT_S: Final = 20.0  # each wait of the probe ends much sooner; a loaded machine starts `python3` late
+ATTEMPT_TIMEOUT_S: Final = 60.0  # a probe waits three seconds at most; an emulated machine starts `python3` late
 INSIDE_PATIENCE_S: Final = 3.0  # a refusal takes milliseconds; more than this is a hang, which is no refusal
 OUTSIDE_PATIENCE_S: Final = 0.1  # the canary hears at once and never answers
 SAID_BYTES_MAX: Final = 16 * 1024  # four times what the probe reads of any answer
@@ -116,7 +116,7 @@ def verify(paths: Paths, name: str, environ: Mapping[str, str]) -> Iterator[Verd
         if late:
             verdicts.append(Verdict("late", "arrive after all attempts", Outcome.ESCAPED, "; ".join(late)))
             yield verdicts[-1]
-        _record(paths, name, verdicts)
+        put_on_record(paths.trail(name), name, verdicts)
 
 
 @contextmanager
@@ -190,6 +190,24 @@ def _may_open(record: Record) -> bool:
     except ValueError:
         return False
     return any(address in network for network in _DOCUMENTATION)
+
+
+def put_on_record(trail: Path, name: str, verdicts: Sequence[Verdict]) -> None:
+    """Record how many attempts there were, how many escaped and how many proved nothing, in a trail of this name.
+
+    Raises:
+        SbxError: when it cannot be written.
+    """
+
+    def count(outcome: Outcome) -> int:
+        return sum(verdict.outcome is outcome for verdict in verdicts)
+
+    event = Verified(new_event_id(CLOCK.now()), len(verdicts), count(Outcome.ESCAPED), count(Outcome.SKIPPED))
+    try:
+        with Trail.open(trail, name, HOST_SESSION, CLOCK) as opened:
+            opened.append([event])
+    except OSError as error:
+        raise SbxError(f"the result could not be put on record: {error.strerror or error}") from error
 
 
 def _judged(attempt: Attempt, outcome: Outcome, detail: str) -> Verdict:
@@ -283,18 +301,6 @@ def _count_dropped(folder: Path) -> None:
             channel.receive_reply(COUNT_TIMEOUT_S)
         except control.ChannelError:
             return  # the record stays away, and the verdict says so
-
-
-def _record(paths: Paths, name: str, verdicts: Sequence[Verdict]) -> None:
-    def count(outcome: Outcome) -> int:
-        return sum(verdict.outcome is outcome for verdict in verdicts)
-
-    event = Verified(new_event_id(CLOCK.now()), len(verdicts), count(Outcome.ESCAPED), count(Outcome.SKIPPED))
-    try:
-        with Trail.open(paths.trail(name), name, HOST_SESSION, CLOCK) as trail:
-            trail.append([event])
-    except OSError as error:
-        raise SbxError(f"the result could not be put on record: {error.strerror or error}") from error
 
 
 def _probe() -> str:

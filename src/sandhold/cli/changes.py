@@ -10,6 +10,7 @@ from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.session.agent_rules import brought_rules
 from sandhold.store import rules
+from sandhold.store.generations import PolicyUnreadableError
 
 if TYPE_CHECKING:
     from sandhold.model.event import PolicyChanged
@@ -37,7 +38,7 @@ def readable_policy(paths: Paths, database: Database) -> Policy:
     """
     try:
         return rules.load_policy(database, brought_rules(paths, None)(database))
-    except rules.PolicyUnreadableError as error:
+    except PolicyUnreadableError as error:
         raise SbxError(
             f"the policy cannot be read, so every connection is denied: {error}",
             hint="`sbx policy reset` removes every local rule and mends it",

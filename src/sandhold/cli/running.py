@@ -1,9 +1,8 @@
-"""`sbx run`, `create` and `exec`: from words on the command line to a command inside."""
+"""`sbx run` and `create`: from words on the command line to an agent inside."""
 
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import click
 
 from sandhold.agents.definitions import load_agent
 from sandhold.cli import branching, ending, output, rootfs
+from sandhold.cli.attaching import attach, reach, start_request, variables_for
 from sandhold.cli.making import (
     Wishes,
     add_wished_rules,
@@ -24,18 +24,14 @@ from sandhold.cli.making import (
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.paths import Paths
-from sandhold.session import control, inside, starting, terminal
+from sandhold.session import control, starting, terminal
 from sandhold.session.login import missing_login
-from sandhold.session.variables import of_host, parse_variables, unset
-from sandhold.store import sandboxes
 from sandhold.store.database import open_database
 
 if TYPE_CHECKING:
     from sandhold.agents.parsing import Agent
     from sandhold.model.sandbox import Sandbox
     from sandhold.session.variables import Variables
-
-ATTACH_TRIES = 5  # each meets a session that is ending; a sixth in a row is no coincidence
 
 _ARGUMENTS = "sandhold.arguments"
 
@@ -134,56 +130,6 @@ def create(
     return 0
 
 
-@click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
-@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
-@click.option(
-    "-u", "--user", metavar="USER", default="agent", show_default=True, help="User inside: `agent` or `root`."
-)
-@click.option("-w", "--workdir", metavar="FOLDER", help="Folder inside to start in; the workspace when not given.")
-@click.option(
-    "-e",
-    "--env",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="Set a variable for this command; `NAME` alone takes your own value.",
-)
-@click.argument("name")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def execute(  # noqa: PLR0913 - a command has as many arguments as options
-    *,
-    interactive: bool,
-    tty: bool,
-    user: str,
-    workdir: str | None,
-    env: tuple[str, ...],
-    name: str,
-    command: tuple[str, ...],
-) -> int:
-    """Run a command inside a sandbox; a stopped one is started for as long as it lasts.
-
-    \b
-      sbx exec -it sbxlab bash
-      sbx exec -u root sbxlab apt-get install -y jq
-    """
-    if tty and not terminal.has_terminal():
-        raise SbxError(
-            "`-t` needs a terminal, and this is none",
-            hint="leave `-t` out, `-i` is enough for a pipe",
-            status=EXIT_USAGE,
-        )
-    paths = Paths.from_environment(os.environ)
-    with closing(open_database(paths.database)) as database:
-        sandbox = sandboxes.get(database, name)
-    rootfs.make_ready(paths, sandbox)
-    environment = _variables_for(sandbox, parse_variables(env, os.environ))
-    argv = command[1:] if command[0] == "--" else command
-    if not argv:
-        raise SbxError("`sbx exec` needs COMMAND...", hint="`sbx exec --help` shows how it is used", status=EXIT_USAGE)
-    request = _start_request(argv, (), environment, inside.user_named(user), folder=workdir, wants_terminal=tty)
-    return _attach(paths, sandbox, request, wants_input=interactive)
-
-
 def _run_agent(
     paths: Paths,
     sandbox: Sandbox,
@@ -197,11 +143,11 @@ def _run_agent(
     argv = None if prompt is None else agent.headless_command(prompt)
     if argv == ():
         raise SbxError(f"`{agent.name}` has no way to do one thing and end (`headless` in its file)", status=EXIT_USAGE)
-    environment = _variables_for(sandbox, given)
+    environment = variables_for(sandbox, given)
     is_missing = _say_missing_login(paths, sandbox, agent, environment)
     at_terminal = prompt is None and terminal.has_terminal()
-    request = _start_request(argv, arguments, environment, "agent", folder=None, wants_terminal=at_terminal)
-    status = _attach(paths, sandbox, request, wants_input=prompt is None)
+    request = start_request(argv, arguments, environment, "agent", folder=None, wants_terminal=at_terminal)
+    status = attach(paths, sandbox, request, wants_input=prompt is None)
     if at_terminal and is_missing:
         _say_missing_login(paths, sandbox, agent, environment)  # the agent's own screen covered what was said before
     return status
@@ -215,17 +161,9 @@ def _say_missing_login(paths: Paths, sandbox: Sandbox, agent: Agent, environment
     return missing is not None
 
 
-def _variables_for(sandbox: Sandbox, given: Variables) -> tuple[tuple[str, str], ...]:
-    """Return what a command gets beside what is kept with a value: the host's by their names, then what was given now.
-    Says which of the host's are not set here."""
-    for name in unset(given.on_top_of(sandbox).named, os.environ):
-        output.warn(f"`{name}` is not set here, and `{sandbox.name}` was made to get it from you: it goes without")
-    return (*of_host(sandbox.host_variables, os.environ), *given.values(os.environ))
-
-
 def _run_detached(paths: Paths, sandbox: Sandbox) -> int:
     rootfs.make_ready(paths, sandbox)
-    reached = _reach(paths, sandbox)
+    reached = reach(paths, sandbox)
     with reached.channel as channel:
         try:
             channel.send(control.Keep())
@@ -236,59 +174,6 @@ def _run_detached(paths: Paths, sandbox: Sandbox) -> int:
     output.hint(f"attach with `sbx run {sandbox.name}`, end it with `sbx stop {sandbox.name}`")
     output.show(sandbox.name)
     return 0
-
-
-def _start_request(
-    argv: tuple[str, ...] | None,
-    arguments: tuple[str, ...],
-    environment: tuple[tuple[str, str], ...],
-    user: str,
-    *,
-    folder: str | None,
-    wants_terminal: bool,
-) -> control.Start:
-    rows, columns = terminal.terminal_size()
-    if wants_terminal:
-        host_terminal = {name: os.environ[name] for name in ("TERM", "COLORTERM") if name in os.environ}
-        environment = (*host_terminal.items(), *environment)
-    return control.Start(argv, arguments, environment, user, folder, wants_terminal, rows, columns)
-
-
-def _attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_input: bool) -> int:
-    """Start a command and stay with it. A session that was just ending when we came answers nothing: try the next."""
-    for _ in range(ATTACH_TRIES):
-        with _reach(paths, sandbox).channel as channel:
-            try:
-                outcome = terminal.attach(channel, request, wants_input=wants_input)
-            except control.ChannelError:
-                continue
-        if outcome.detail is not None:
-            if request.wants_terminal:
-                output.say("")  # the command inside left the cursor wherever it was
-            output.fail(outcome.detail, None)
-        if outcome.has_left:
-            output.say(f"\nleft `{sandbox.name}`, the command goes on")
-            output.hint(f"come back to its agent with `sbx run {sandbox.name}`, end it with `sbx stop {sandbox.name}`")
-        return outcome.status
-    raise SbxError(
-        f"the session of `{sandbox.name}` does not answer",
-        hint=f"see `sbx logs {sandbox.name}`",
-        status=EXIT_NOT_HELD,
-    )
-
-
-def _reach(paths: Paths, sandbox: Sandbox) -> starting.Reached:
-    reached = starting.reach(paths, sandbox.name, os.environ)
-    if reached.lost is not None:
-        output.warn(
-            f"the session of `{sandbox.name}` before this one was killed; its open connections are on record as lost"
-        )
-    if reached.was_started:
-        rootfs.say_outdated(paths, sandbox.template)
-    if reached.was_started and sys.stderr.isatty():
-        for note in starting.notes(paths, sandbox.name):
-            output.hint(note)
-    return reached
 
 
 def _remove(paths: Paths, sandbox: Sandbox) -> None:

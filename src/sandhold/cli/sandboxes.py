@@ -17,7 +17,7 @@ from sandhold.paths import Paths
 from sandhold.session import presence
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database, read_only
-from sandhold.store.rules import generation
+from sandhold.store.generations import generation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.model.sandbox import Status
 from sandhold.session import control, presence
-from sandhold.store.records import Head, read_backwards
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sandhold.paths import Paths
-    from sandhold.store.records import Record
+    from sandhold.store.records import Head, Record
 
 ENDING_TIMEOUT_S: Final = 10.0  # between the session's last word and its last breath
 LOOK_EVERY_S: Final = 0.02
@@ -61,6 +60,8 @@ def ends_with_us(paths: Paths, name: str) -> bool:
 
 def find_end(trail: Path) -> End | None:
     """Return what the newest end of a session left on record, None when there is none among the last records."""
+    from sandhold.store.records import Head, read_backwards  # noqa: PLC0415  who only waits for an end reads no trail
+
     found: End | None = None
     target = problem = None
     for record in islice(read_backwards(trail), LAST_RECORDS_MAX):

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import EXIT_NOT_HELD, SbxError
-from sandhold.linux.process import spawn_program
 from sandhold.model.sandbox import Status
 from sandhold.session import control, presence
 from sandhold.session.ends import ENDING_TIMEOUT_S, has_ended
 from sandhold.session.presence import AlreadyHeldError, hold
-from sandhold.session.recovery import recover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,6 +105,8 @@ def stop(paths: Paths, name: str, actor: str) -> Status:
 
 def clean_up(paths: Paths, name: str) -> int | None:
     """Put in order what a killed session left; returns how many connections it had open, None if nothing was left."""
+    from sandhold.session.recovery import recover  # noqa: PLC0415  reaching what runs needs nothing of this
+
     folder = paths.sandbox(name)
     try:
         with hold(folder):
@@ -148,6 +148,8 @@ def _connect_when_started(folder: Path) -> control.Channel | None:
 
 def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:
     """Start a session and wait until commands can be started in it; False when another one won."""
+    from sandhold.linux.process import spawn_program  # noqa: PLC0415  reaching what runs needs nothing of this
+
     folder = paths.sandbox(name)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     log = _open_log(folder)

@@ -10,7 +10,8 @@ from sandhold.model.rule import Generation
 from sandhold.policy.decide import unreadable_policy
 from sandhold.policy.index import PolicyIndex
 from sandhold.store.database import read_only
-from sandhold.store.rules import generation, load_policy
+from sandhold.store.generations import generation
+from sandhold.store.rules import load_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

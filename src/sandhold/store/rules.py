@@ -25,6 +25,7 @@ from sandhold.model.rule import Effect, Generation, Origin, Policy, Posture, Rul
 from sandhold.policy.presets import parse_presets
 from sandhold.policy.syntax import RuleSyntaxError, parse_resource
 from sandhold.store.database import snapshot, transaction
+from sandhold.store.generations import PolicyUnreadableError, posture_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,16 +37,6 @@ LOCAL: Final = "local:"
 RESOURCES_MAX: Final = 1000  # of one change: its record names each one and stays a line that `verify` reads at once
 
 _Row = tuple[str, str, str, str | None, float | None]
-
-
-class PolicyUnreadableError(SbxError):
-    """The stored policy is not one that can be enforced exactly; until it is mended, everything is denied."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(
-            f"the policy cannot be read, so everything is denied: {problem}",
-            hint="`sbx policy reset` removes every local rule and goes back to `balanced`",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +61,7 @@ def load_policy(database: Database, agent_rules: tuple[Rule, ...] = ()) -> Polic
         SbxError: when the database cannot be read.
     """
     with snapshot(database):
-        number, posture = _state(database)
+        number, posture = posture_of(database)
         rows = _local_rows(database)
     return Policy(number, posture, (*preset_rules(), *agent_rules, *map(_parse_row, rows)))
 
@@ -85,16 +76,6 @@ def preset_rules() -> tuple[Rule, ...]:
         return parse_presets(package_files.files("sandhold.policy").joinpath("presets.toml").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise PolicyUnreadableError(f"the default groups cannot be read: {error}") from error
-
-
-def generation(database: Database) -> Generation:
-    """Return the number of the current generation.
-
-    Raises:
-        PolicyUnreadableError: when there is none.
-    """
-    with snapshot(database):
-        return _state(database)[0]
 
 
 def add_rules(
@@ -211,18 +192,6 @@ def _check_resources(resources: Sequence[str], effect: Effect) -> None:
             raise SbxError(f"`{resource}` cannot be a rule: {error}", hint=error.hint, status=EXIT_USAGE) from error
 
 
-def _state(database: Database) -> tuple[Generation, Posture]:
-    rows = database.execute("SELECT generation, posture FROM policy").fetchall()
-    if len(rows) != 1:
-        raise PolicyUnreadableError("the posture is missing")
-    number, posture = rows[0]
-    if number < 1:
-        raise PolicyUnreadableError(f"{number} is the number of no generation")
-    if posture not in set(Posture):
-        raise PolicyUnreadableError(f"`{posture}` is no posture that this version knows")
-    return Generation(number), Posture(posture)
-
-
 def _local_rows(database: Database) -> list[_Row]:
     return database.execute("SELECT id, effect, resource, sandbox, expires_at FROM rules ORDER BY position").fetchall()
 
@@ -240,7 +209,7 @@ def _parse_row(row: _Row) -> Rule:
 def _next_generation(database: Database, now: float) -> Generation:
     database.execute("DELETE FROM rules WHERE expires_at <= ?", (now,))
     database.execute("UPDATE policy SET generation = generation + 1")
-    return _state(database)[0]
+    return posture_of(database)[0]
 
 
 def _remove(database: Database, editor: Editor, rows: Sequence[_Row]) -> PolicyChanged:

@@ -15,8 +15,9 @@ from sandhold.model.rule import Effect, Origin, Posture
 from sandhold.store import rules
 from sandhold.store.audit import Clock, Trail
 from sandhold.store.database import open_database, transaction
+from sandhold.store.generations import PolicyUnreadableError
 from sandhold.store.records import read_backwards
-from sandhold.store.rules import Editor, PolicyUnreadableError, load_policy
+from sandhold.store.rules import Editor, load_policy
 from sandhold.store.verification import verify
 from tests.unit.store.samples import NOON, finish, start
 

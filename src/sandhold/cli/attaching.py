@@ -1,0 +1,88 @@
+"""From a command on the command line to one inside: the session is found or started, and the user attached to it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from sandhold.cli import output
+from sandhold.errors import EXIT_NOT_HELD, SbxError
+from sandhold.session import control, starting, terminal
+from sandhold.session.variables import of_host, unset
+
+if TYPE_CHECKING:
+    from sandhold.model.sandbox import Sandbox
+    from sandhold.paths import Paths
+    from sandhold.session.variables import Variables
+
+ATTACH_TRIES: Final = 5  # each meets a session that is ending; a sixth in a row is no coincidence
+
+
+def variables_for(sandbox: Sandbox, given: Variables) -> tuple[tuple[str, str], ...]:
+    """Return what a command gets beside what is kept with a value: the host's by their names, then what was given now.
+    Says which of the host's are not set here."""
+    for name in unset(given.on_top_of(sandbox).named, os.environ):
+        output.warn(f"`{name}` is not set here, and `{sandbox.name}` was made to get it from you: it goes without")
+    return (*of_host(sandbox.host_variables, os.environ), *given.values(os.environ))
+
+
+def start_request(
+    argv: tuple[str, ...] | None,
+    arguments: tuple[str, ...],
+    environment: tuple[tuple[str, str], ...],
+    user: str,
+    *,
+    folder: str | None,
+    wants_terminal: bool,
+) -> control.Start:
+    """Return what to ask of a session; with a terminal, what the user's own is called comes along."""
+    rows, columns = terminal.terminal_size()
+    if wants_terminal:
+        host_terminal = {name: os.environ[name] for name in ("TERM", "COLORTERM") if name in os.environ}
+        environment = (*host_terminal.items(), *environment)
+    return control.Start(argv, arguments, environment, user, folder, wants_terminal, rows, columns)
+
+
+def attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_input: bool) -> int:
+    """Start a command and stay with it. A session that was just ending when we came answers nothing: try the next."""
+    for _ in range(ATTACH_TRIES):
+        with reach(paths, sandbox).channel as channel:
+            try:
+                outcome = terminal.attach(channel, request, wants_input=wants_input)
+            except control.ChannelError:
+                continue
+        if outcome.detail is not None:
+            if request.wants_terminal:
+                output.say("")  # the command inside left the cursor wherever it was
+            output.fail(outcome.detail, None)
+        if outcome.has_left:
+            output.say(f"\nleft `{sandbox.name}`, the command goes on")
+            output.hint(f"come back to its agent with `sbx run {sandbox.name}`, end it with `sbx stop {sandbox.name}`")
+        return outcome.status
+    raise SbxError(
+        f"the session of `{sandbox.name}` does not answer",
+        hint=f"see `sbx logs {sandbox.name}`",
+        status=EXIT_NOT_HELD,
+    )
+
+
+def reach(paths: Paths, sandbox: Sandbox) -> starting.Reached:
+    """Connect to the session of a sandbox, starting it if need be, and say what the user should know of that.
+
+    Raises:
+        SbxError: when it cannot be held.
+    """
+    reached = starting.reach(paths, sandbox.name, os.environ)
+    if reached.lost is not None:
+        output.warn(
+            f"the session of `{sandbox.name}` before this one was killed; its open connections are on record as lost"
+        )
+    if reached.was_started:
+        from sandhold.cli.rootfs import say_outdated  # noqa: PLC0415  a running sandbox is reached without templates
+
+        say_outdated(paths, sandbox.template)
+    if reached.was_started and sys.stderr.isatty():
+        for note in starting.notes(paths, sandbox.name):
+            output.hint(note)
+    return reached

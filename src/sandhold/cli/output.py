@@ -87,8 +87,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         rows = [header, *rows]
     shown = [[safe(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))] if shown else []
-    for row in shown:
-        show(COLUMN_GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if shown:
+        show("\n".join(COLUMN_GAP.join(map(str.ljust, row, widths)).rstrip() for row in shown))
 
 
 def width() -> int | None:

@@ -60,13 +60,13 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         AlreadyHeldError: when a session holds it.
     """
-    descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(f"{folder}/{_LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         except (BlockingIOError, PermissionError):
             raise AlreadyHeldError from None
-        marker = _read_marker(folder / _MARKER_NAME)
+        marker = _read_marker(f"{folder}/{_MARKER_NAME}")
         if marker is not None and is_session(marker.pid, folder):
             raise AlreadyHeldError
         yield
@@ -76,8 +76,8 @@ def hold(folder: Path) -> Iterator[None]:
 
 def look(folder: Path) -> Presence:
     """Look at the sandbox of this folder without touching it."""
-    marker = _read_marker(folder / _MARKER_NAME)
-    if _is_held(folder / _LOCK_NAME) or (marker is not None and is_session(marker.pid, folder)):
+    marker = _read_marker(f"{folder}/{_MARKER_NAME}")
+    if _is_held(f"{folder}/{_LOCK_NAME}") or (marker is not None and is_session(marker.pid, folder)):
         return Presence(Status.RUNNING, marker)
     return Presence(Status.LOST, marker) if marker is not None else Presence(Status.STOPPED, None)
 
@@ -112,7 +112,7 @@ def is_session(pid: int, folder: Path) -> bool:
         return False
 
 
-def _is_held(path: Path) -> bool:
+def _is_held(path: str) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -125,10 +125,13 @@ def _is_held(path: Path) -> bool:
     return bool(kind != fcntl.F_UNLCK)
 
 
-def _read_marker(path: Path) -> Marker | None:
+def _read_marker(path: str) -> Marker | None:
     try:
-        with path.open("rb") as file:
-            values = json.loads(file.read(MARKER_BYTES_MAX))
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            values = json.loads(os.read(descriptor, MARKER_BYTES_MAX))
+        finally:
+            os.close(descriptor)
         return Marker(
             session=str(values["session"]),
             pid=int(values["pid"]),

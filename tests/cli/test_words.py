@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.installation import at_terminal
+from tests.installation import at_terminal, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +73,17 @@ ERRORS = {
         1,
         "error: no sandbox or agent is called `nosuch`\n\nhint: create one with `sbx create --name nosuch shell .`\n",
     ),
+    "a name that no sandbox can have": (
+        ("stop", "No Such"),
+        1,
+        "error: no sandbox is called `No Such`\n\nhint: create one with `sbx create --name NAME shell .`\n",
+    ),
+    "a template that nobody can build": (
+        ("template", "build", "nosuch"),
+        1,
+        "error: no template called `nosuch` can be built\n\n"
+        "hint: `sbx template build debian`; `host` needs no building\n",
+    ),
     "deleting without a terminal": (
         ("policy", "reset"),
         2,
@@ -88,6 +99,15 @@ def test_errors(sbx: Installation, words: tuple[str, ...], status: int, said: st
     done = sbx(*words)
     assert done.out == ""
     assert (done.status, done.err) == (status, said)
+
+
+def test_a_rule_that_has_expired(sbx: Installation) -> None:
+    """A rule is listed with the time it has left, and no more once it has none."""
+    sbx.ok("policy", "allow", "network", "soon.test", "--for", "1s")
+    sbx.ok("policy", "allow", "network", "later.test", "--for", "1h")
+    wait_until(lambda: "soon.test" not in sbx.ok("policy", "ls"), "the rule has expired and is listed no more")
+    assert "later.test" in sbx.ok("policy", "ls")
+    assert "soon.test" not in sbx.ok("policy", "ls", "--json")
 
 
 def test_a_host_that_is_denied(sbx: Installation) -> None:

@@ -56,7 +56,9 @@ def ls(name: str | None, wide: bool, as_json: bool) -> int:  # noqa: FBT001 - cl
         if name is not None:
             sandboxes.get(database, name)
         whole = readable_policy(paths, database)
-    shown = [rule for rule in whole.rules if name is None or rule.sandbox in (None, name)]
+    now = time.time()
+    in_force = [rule for rule in whole.rules if rule.expires_at is None or rule.expires_at > now]
+    shown = [rule for rule in in_force if name is None or rule.sandbox in (None, name)]
     if as_json:
         output.show_json(
             {
@@ -66,7 +68,6 @@ def ls(name: str | None, wide: bool, as_json: bool) -> int:  # noqa: FBT001 - cl
             }
         )
         return 0
-    now = time.time()
     rows = [(group, "network", _effect(of, whole.posture, now), _resources(of)) for group, of in _groups(shown)]
     output.table(("NAME", "TYPE", "DECISION", "RESOURCES"), rows if wide else _fitted(rows))
     output.say(f"posture: {whole.posture.value} (what no rule matches is {_leftover(whole.posture)})")
@@ -196,7 +197,7 @@ def _effect(group: Sequence[Rule], posture: Posture, now: float) -> str:
     words = rule.effect.value
     if rule.expires_at is not None:
         left_s = rule.expires_at - now
-        words += f" ({format_duration(left_s)} left)" if left_s > 0 else " (expired)"
+        words += f" ({format_duration(left_s)} left)"
     if posture is Posture.DENY_ALL and rule.origin is not Origin.LOCAL and rule.effect is Effect.ALLOW:
         words += " (off)"
     return words

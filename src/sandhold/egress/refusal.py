@@ -77,6 +77,7 @@ EXPLANATIONS: Final[Mapping[Reason, tuple[str, str | None]]] = {
     Reason.CONNECTION_LIMIT: ("the sandbox has too many connections open", _TRY_LATER),
     Reason.LOOKUP_LIMIT: ("the sandbox asked for too many names", _TRY_LATER),
     Reason.TIME_LIMIT: ("it took longer than is allowed", "Try smaller pieces"),
+    Reason.SESSION_ENDED: ("the sandbox is being stopped", _NOTHING_HELPS),
     Reason.PROXY_SELF: ("it leads back to the proxy itself", _NOTHING_HELPS),
     Reason.INTERNAL_ERROR: ("sbx failed while it judged it", "The user can see why with `sbx logs` on the host"),
 }

@@ -49,6 +49,8 @@ class Reason(StrEnum):
     LOOKUP_LIMIT = "lookup-limit"
     TIME_LIMIT = "time-limit"
 
+    SESSION_ENDED = "session-ended"
+    """The sandbox was stopped before anybody took the connection on."""
     PROXY_SELF = "proxy-self"
     """The destination is the proxy itself."""
     INTERNAL_ERROR = "internal-error"

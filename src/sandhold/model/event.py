@@ -172,7 +172,8 @@ class Repeated:
 @dataclass(frozen=True, slots=True)
 class PolicyChanged:
     """Somebody changed the policy: `action` is `allow`, `deny`, `rm`, `init` or `reset`; `actor` is the host's user
-    name; `rules` are the ids touched."""
+    name; `rules` are the ids touched. `never-made` takes back the record with the same event, whose change a crash
+    prevented."""
 
     event: EventId
     action: str

@@ -1,7 +1,8 @@
 """Policy changes as the user makes them: recorded in every trail they concern, then in force, then made known.
 
 The record comes first: a change that cannot be put on record in the host's own trail and in the trail of every sandbox
-it covers is not made.
+it covers is not made. When we are killed between the record and the change, the record is of a change that never was:
+the next change says so first, with the event of that record.
 """
 
 from __future__ import annotations
@@ -12,22 +13,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import SbxError
+from sandhold.model.event import EventId, PolicyChanged
+from sandhold.model.rule import Generation
 from sandhold.model.sandbox import Status
 from sandhold.session import control, presence
 from sandhold.store import sandboxes
 from sandhold.store.audit import Clock, Trail
 from sandhold.store.event_ids import new_event_id
+from sandhold.store.records import read_backwards
 from sandhold.store.rules import Editor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sandhold.model.event import Event, PolicyChanged
+    from sandhold.model.event import Event
     from sandhold.paths import Paths
     from sandhold.store.database import Database
 
 APPLY_TIMEOUT_S: Final = 15.0  # a deny cuts within a second; the records of what it cut go to disk before the answer
 HOST_SESSION: Final = "-"
+NEVER_MADE: Final = "never-made"
 CLOCK: Final = Clock(time.time, time.monotonic_ns)
 
 
@@ -55,8 +60,12 @@ def editor(paths: Paths, database: Database, sandbox: str | None) -> Editor:
 
     def record(change: PolicyChanged) -> None:
         covered = change.sandbox if change.sandbox is not None else sandbox
-        names = [each.name for each in sandboxes.list_all(database)] if covered is None else [covered]
-        record_everywhere(paths, names, change)
+        every = [each.name for each in sandboxes.list_all(database)]
+        never_made = _never_made(paths, change)
+        if never_made is not None:
+            known = every if never_made.sandbox is None else [each for each in every if each == never_made.sandbox]
+            record_everywhere(paths, known, never_made)
+        record_everywhere(paths, every if covered is None else [covered], change)
 
     return Editor(actor(), new_event_id(now), now, record)
 
@@ -77,6 +86,27 @@ def record_everywhere(paths: Paths, names: Iterable[str], event: Event) -> None:
                 f"the change could not be put on record in `{path}` ({error.strerror or error}), so it was not made",
                 hint="free some disk space, or see `sbx policy log --verify`",
             ) from error
+
+
+def _never_made(paths: Paths, change: PolicyChanged) -> PolicyChanged | None:
+    """Return what takes back the record of a change that was never made: it has the generation that is only made now.
+
+    Changes are made one at a time, each with its record inside its transaction, so that nothing but a kill between the
+    two leaves such a record as the last of its kind.
+    """
+    of_changes = (record for record in read_backwards(paths.host_trail) if record.kind == "policy-changed")
+    last = next(of_changes, None)
+    if last is None or last.generation != change.generation or last.action == NEVER_MADE:
+        return None
+    return PolicyChanged(
+        EventId(last.event),
+        NEVER_MADE,
+        change.actor,
+        Generation(change.generation - 1),
+        last.resources,
+        last.rules,
+        last.scope,
+    )
 
 
 def running_on_older(paths: Paths, database: Database, generation: int, sandbox: str | None) -> tuple[str, ...]:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandhold.agents.definitions import load_agent
-from sandhold.cell.spec import CellSpec, DroppedCount
+from sandhold.cell.spec import CellSpec
 from sandhold.cell.templates import find_template
 from sandhold.errors import EXIT_NOT_HELD, SbxError
-from sandhold.model.event import Dropped, GenerationSwitched, SessionStarted, SessionStopped
+from sandhold.model.event import SessionStarted, SessionStopped
 from sandhold.model.rule import Generation
 from sandhold.session import branches, control, inside, presence
 from sandhold.session.anchoring import anchor_end
@@ -32,6 +32,7 @@ from sandhold.session.egress_process import EgressProcess
 from sandhold.session.egress_trial import ask_egress
 from sandhold.session.furnishing import furnish
 from sandhold.session.isolation import open_isolated
+from sandhold.session.loose_ends import DropCounter, Switches, kept_listeners, unaccepted
 from sandhold.session.policies import CLOCK, actor
 from sandhold.session.protection import changed_since, forget_baseline, protect, write_baseline
 from sandhold.session.recovery import ends_of_lost, recover
@@ -45,7 +46,6 @@ from sandhold.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sandhold.cell.spec import Cell
     from sandhold.linux.process import Spawn
     from sandhold.model.event import Event
     from sandhold.model.sandbox import Sandbox
@@ -80,7 +80,10 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         cell = stack.enter_context(open_isolated(paths, sandbox, spec, spawn))
         stack.callback(egress.stop)
         egress.listen(cell)
-        drops = DropCounter(cell, trail)
+        drops, switches = (
+            DropCounter(cell, trail, print_log),
+            Switches(trail, lambda after: _mark(folder, session, after), print_log),
+        )
         generation = egress.wait_ready()
         ask_egress(cell.asker)
         problem = furnish(cell, sandbox, agent)
@@ -96,42 +99,26 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
             listener=listener,
             generation=generation,
             notes=(*cell.notes, *unguarded),
-            switched=lambda before, after, cut: _switched(folder, trail, session, before, after, cut),
-            count_dropped=drops.record,
+            switched=switches.record,
+            count_dropped=lambda: switches.retry() | drops.record(),
         )
         _record_start(folder, trail, presence.Marker(session, os.getpid(), generation, time.time()), sandbox)
         say_ready()
         try:
             serve(serving, wake)
         finally:
-            is_complete = egress.stop()
-            drops.record()
-            cell.kill()
-            missing = [] if is_complete else ends_of_lost(paths.trail(name), session)
+            missing = _end(serving, paths.trail(name))
             _stopped(paths, folder, trail, serving, missing)
 
 
-class DropCounter:
-    """Puts on record what the cell dropped since the last time."""
-
-    def __init__(self, cell: Cell, trail: Trail) -> None:
-        self._cell = cell
-        self._trail = trail
-        self._seen: dict[tuple[str, object, int | None], int] = {}
-
-    def record(self) -> bool:
-        """Count and record; whether there was anything new. What cannot be recorded now is counted again."""
-        try:
-            fresh = [(count, new) for count in self._cell.dropped() if (new := self._new(count)) > 0]
-            self._trail.append([_dropped(count, new) for count, new in fresh])
-        except OSError as error:
-            print_log(f"dropped packets could not be recorded: {error}")
-            return True
-        self._seen.update({(count.protocol, count.address, count.port): count.packets for count, _ in fresh})
-        return bool(fresh)
-
-    def _new(self, count: DroppedCount) -> int:
-        return count.packets - self._seen.get((count.protocol, count.address, count.port), 0)
+def _end(serving: Serving, trail: Path) -> list[Event]:
+    """Cut the network, then end every process inside; returns what neither egress nor the cell has put on record."""
+    is_complete = serving.egress.stop()
+    serving.count_dropped()
+    listeners = kept_listeners(serving.cell.tcp)
+    serving.cell.kill()
+    missing = unaccepted(listeners, serving.generation)
+    return missing if is_complete else [*missing, *ends_of_lost(trail, serving.session)]
 
 
 def print_log(text: str) -> None:
@@ -199,16 +186,14 @@ def _started(sandbox: Sandbox, generation: Generation) -> Event:
     )
 
 
-def _switched(folder: Path, trail: Trail, session: str, before: Generation, after: Generation, cut: int) -> None:
-    """Put on record and into the marker what egress did already. A full disk does not undo it and does not end the
-    session: egress writes each decision with its generation, and refuses what it cannot record."""
+def _mark(folder: Path, session: str, generation: Generation) -> None:
+    """Note in the marker which generation egress took over already."""
     try:
-        trail.append([GenerationSwitched(new_event_id(CLOCK.now()), before, after, cut)])
         marker = presence.look(folder).marker
         started_at = marker.started_at if marker is not None else CLOCK.now()
-        presence.write_marker(folder, presence.Marker(session, os.getpid(), after, started_at))
+        presence.write_marker(folder, presence.Marker(session, os.getpid(), generation, started_at))
     except OSError as error:
-        print_log(f"the switch to generation {after} could not be recorded: {error}")
+        print_log(f"the switch to generation {generation} could not be noted: {error}")
 
 
 def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving, missing: list[Event]) -> None:
@@ -227,10 +212,6 @@ def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving, missing
     problem = anchor_end(paths, trail, serving.sandbox.name, os.environ)
     if problem is not None:
         print_log(f"the head of the trail could not be kept outside: {problem}")
-
-
-def _dropped(count: DroppedCount, packets: int) -> Event:
-    return Dropped(new_event_id(CLOCK.now()), count.protocol, count.address, count.port, packets)
 
 
 @contextlib.contextmanager

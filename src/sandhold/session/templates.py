@@ -46,7 +46,8 @@ def build(paths: Paths, name: str, now: float, show: Callable[[str], None], *, p
         ensure_template(paths, templates.DEBIAN_TEMPLATE, now, show)
         replaces = pull or outdated(paths, name) is not None
         return build_agent_template(paths, agent, os.environ, show, pull=pull, replaces=replaces)
-    show(f"building the template `{name}`, once; this takes about a minute")
+    if name == templates.DEBIAN_TEMPLATE:
+        show(f"building the template `{name}`, once; this takes about a minute")
     return templates.build_template(
         paths.templates,
         name,

@@ -8,7 +8,7 @@ Rules (product contract, section 3; threats M07 to M10, M16):
 4. It is parsed again when it is read. One row that does not parse makes the whole policy unreadable, because the row
    could be a deny; an unreadable policy denies everything.
 5. Default groups are not rows and cannot be removed.
-6. An expired rule stays listed, matching nothing, until the next change drops it.
+6. An expired rule stays stored, matching nothing and shown no more, until the next change drops it.
 """
 
 from __future__ import annotations

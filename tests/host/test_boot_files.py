@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sandhold.cell.boot_files import BootFiles
+    from tests.installation import Installation
 
 pytestmark = [
     pytest.mark.skipif(find_program("mmdebstrap") is None, reason="`mmdebstrap` is not installed"),
@@ -216,3 +217,12 @@ def test_a_kernel_is_fetched_anew_when_asked_for(small: Path) -> None:
     renewed = boot_files(small / "vm", template, say_nothing, renew=True)
     assert renewed.kernel.stat().st_ino != before
     assert find_boot_files(small / "vm", template) == renewed
+
+
+def test_the_command_makes_everything_ready(sbx: Installation) -> None:
+    """`template build --microvm` says that a template is ready for machines, also when it was; `host` never is."""
+    done = sbx("template", "build", "--microvm")
+    assert (done.status, "`debian` is ready for `--isolation microvm`" in done.out + done.err) == (0, True)
+    refused = sbx("template", "build", "--microvm", "host")
+    assert refused.status == 1
+    assert "cannot start from `host`" in refused.err

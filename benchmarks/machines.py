@@ -6,6 +6,7 @@ machine's, allowed by a rule. How the machine runs (by the processor, or emulate
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -151,10 +152,11 @@ def _pss(sbx: _Sbx, name: str) -> float:
     left, total = [int(json.loads(marker.read_text())["pid"])], 0
     while left:
         pid = left.pop()
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            left += map(int, (task / "children").read_text().split())
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                left += map(int, (task / "children").read_text().split())
     return total / 1000
 
 

@@ -124,6 +124,8 @@ def _processor(acceleration: Acceleration) -> list[str]:
 
 
 def _disk(descriptor: int, name: str, serial: str, *, is_read_only: bool) -> list[str]:
+    """Give the machine a disk. When the host's own is full the guest is told so: by itself, QEMU would hold it still
+    until somebody looks."""
     number = descriptor
     file = f"driver=file,node-name={name}-file,filename=/dev/fdset/{number},locking=off"
     raw = f"driver=raw,node-name={name},file={name}-file"
@@ -135,7 +137,7 @@ def _disk(descriptor: int, name: str, serial: str, *, is_read_only: bool) -> lis
         "-add-fd", f"fd={descriptor},set={number}",
         "-blockdev", file,
         "-blockdev", raw,
-        "-device", f"virtio-blk-device,drive={name},serial={serial}",
+        "-device", f"virtio-blk-device,drive={name},serial={serial},werror=report,rerror=report",
     ]  # fmt: skip
 
 

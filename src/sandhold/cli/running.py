@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import click
 
 from sandhold.agents.definitions import load_agent
 from sandhold.cli import branching, ending, output, rootfs
-from sandhold.cli.attaching import attach, reach, start_request, variables_for
+from sandhold.cli.attaching import ATTACH_TRIES, attach, reach, start_request, variables_for
 from sandhold.cli.making import (
     Wishes,
     add_wished_rules,
@@ -23,8 +24,10 @@ from sandhold.cli.making import (
 )
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
+from sandhold.model.sandbox import Isolation
 from sandhold.paths import Paths
 from sandhold.session import control, starting, terminal
+from sandhold.session.isolation import why
 from sandhold.session.login import missing_login
 from sandhold.store.database import open_database
 
@@ -125,6 +128,8 @@ def create(
         sandbox = make_sandbox(context, paths, database, read_wanted(paths, agent, paths_given, given))
         add_wished_rules(paths, database, sandbox, wishes)
     output.say(f"created `{sandbox.name}` ({sandbox.agent}, {sandbox.isolation}, template {sandbox.template})")
+    if sandbox.isolation is Isolation.MICROVM:
+        output.say(f"the virtual machine is {why(paths, sandbox.isolation)}")
     output.hint(f"start it with `sbx run {sandbox.name}`")
     output.show(sandbox.name)
     return 0
@@ -163,17 +168,26 @@ def _say_missing_login(paths: Paths, sandbox: Sandbox, agent: Agent, environment
 
 def _run_detached(paths: Paths, sandbox: Sandbox) -> int:
     rootfs.make_ready(paths, sandbox)
-    reached = reach(paths, sandbox)
-    with reached.channel as channel:
-        try:
-            channel.send(control.Keep())
-            channel.receive_reply(starting.STOP_TIMEOUT_S)
-        except control.ChannelError as error:
-            raise SbxError(f"the session of `{sandbox.name}` does not answer: {error}", status=EXIT_NOT_HELD) from error
+    _keep(paths, sandbox)
     output.say(f"`{sandbox.name}` is running in the background")
     output.hint(f"attach with `sbx run {sandbox.name}`, end it with `sbx stop {sandbox.name}`")
     output.show(sandbox.name)
     return 0
+
+
+def _keep(paths: Paths, sandbox: Sandbox) -> None:
+    """Have a session go on without anybody attached. One that was just ending when we came answers nothing: try the
+    next."""
+    for _ in range(ATTACH_TRIES):
+        with reach(paths, sandbox).channel as channel, contextlib.suppress(control.ChannelError):
+            channel.send(control.Keep())
+            channel.receive_reply(starting.STOP_TIMEOUT_S)
+            return
+    raise SbxError(
+        f"the session of `{sandbox.name}` does not answer",
+        hint=f"see `sbx logs {sandbox.name}`",
+        status=EXIT_NOT_HELD,
+    )
 
 
 def _remove(paths: Paths, sandbox: Sandbox) -> None:

@@ -22,6 +22,7 @@ _COMMANDS: Final[Mapping[str, Lazy]] = {
     "run": Lazy("sandhold.cli.running", "run", "Start a sandbox, or re-attach to it, and run its agent"),
     "create": Lazy("sandhold.cli.running", "create", "Create a sandbox without starting it"),
     "exec": Lazy("sandhold.cli.executing", "execute", "Run a command inside a sandbox"),
+    "cp": Lazy("sandhold.cli.copying", "copy", "Copy files and folders into a sandbox, or out of it"),
     "ls": Lazy("sandhold.cli.sandboxes", "ls", "List sandboxes"),
     "stop": Lazy("sandhold.cli.sandboxes", "stop", "Stop sandboxes, keeping what is installed or written inside"),
     "rm": Lazy("sandhold.cli.sandboxes", "rm", "Delete sandboxes, never their workspaces"),

@@ -30,6 +30,7 @@ class Bulk:
         self._epoll = select.epoll()
         self._served: dict[int, Served] = {}
         self._left: deque[tuple[int, int]] = deque()
+        self.is_due = False  # set by the reactor when `fileno()` is readable
 
     def fileno(self) -> int:
         """The descriptor that is readable when one of them is ready."""
@@ -58,9 +59,10 @@ class Bulk:
 
     def serve_some(self, clock: Callable[[], float]) -> None:
         """Serve for `BULK_SLICE_S`. An event may be an older descriptor's of the same number: then it is spurious."""
-        if not self._served:
-            return
         if not self._left:
+            if not self.is_due:
+                return
+            self.is_due = False
             self._left.extend(self._epoll.poll(0, EVENTS_MAX))
         until = clock() + BULK_SLICE_S
         while self._left:

@@ -35,7 +35,7 @@ from sandhold.egress.first_bytes import OPENING_TIMEOUT_S, SILENCE_S, Missing, P
 from sandhold.egress.flows import Flow
 from sandhold.egress.relay import IDLE_S, Relay
 from sandhold.egress.stream import Stream
-from sandhold.egress.upstream import DeniedLateError, Dialled, UpstreamFailedError, prepare
+from sandhold.egress.upstream import DeniedLateError, Dialled, UpstreamFailedError
 from sandhold.model.decision import Decision, Reason
 from sandhold.model.destination import Destination, DomainName, HostService, Source
 from sandhold.model.event import Established, Via, Why
@@ -69,7 +69,6 @@ _SERVER_FIRST: Final = Patience(IDLE_S, OPENING_TIMEOUT_S)
 async def handle(gateway: Gateway, sock: socket.socket) -> None:
     """Live through one accepted connection and leave its end on record; a relay may do so when this has returned."""
     reactor = gateway.reactor
-    prepare(sock)
     downstream = Stream(reactor, sock)
     flow = Flow(gateway.new_event(), Via.TRANSPARENT, None, downstream, reactor.current(), reactor.clock())
     gateway.flows.add(flow)

@@ -72,6 +72,7 @@ class Reactor:
         self._slots: dict[int, _Slot] = {}
         self._bulk = Bulk()
         self._epoll.register(self._bulk, _READ)
+        self._inner = (self._bulk.fileno(), self._preferred_epoll.fileno())
         self._tasks: set[Task] = set()
         self._timers: list[tuple[float, int, Task]] = []
         self._timer_count = 0
@@ -235,11 +236,9 @@ class Reactor:
 
     def _turn_once(self) -> None:
         self._turn += 1
-        if not self._left:
-            self._left.extend(self._epoll.poll(self._patience(), EVENTS_MAX))
-            self._polled_in = self._turn
+        is_preferred_due = bool(self._left) or self._poll()  # what is left was polled for a while ago
         until = self.clock() + SLICE_S
-        for fd, events in self._preferred_epoll.poll(0, PREFERRED_MAX):
+        for fd, events in self._preferred_epoll.poll(0, PREFERRED_MAX) if is_preferred_due else ():
             if fd == self._doorbell:
                 self._answer_bell()
             else:
@@ -252,6 +251,15 @@ class Reactor:
                 self._resume(task, None)
         self._fire_timers()
         self._bulk.serve_some(self.clock)
+
+    def _poll(self) -> bool:
+        """Take what is ready; whether something preferred is. The two inner ones are asked only when they are ready."""
+        polled = self._epoll.poll(self._patience(), EVENTS_MAX)
+        inner = {fd for fd, _ in polled if fd in self._inner}
+        self._bulk.is_due |= self._bulk.fileno() in inner
+        self._left.extend(polled)
+        self._polled_in = self._turn
+        return self._preferred_epoll.fileno() in inner
 
     def _serve(self, fd: int, events: int, polled_in: int) -> None:
         slot = self._slots.get(fd)

@@ -153,9 +153,10 @@ class Relay:
     def _end(self, side: _Side, sink: _Side) -> None:
         """Rule 3."""
         side.is_ended = True
-        sink.stream.end_writing()
         if sink.is_ended:
-            self.stop()
+            self.stop()  # whoever closes the sink says so to it
+        else:
+            sink.stream.end_writing()
 
     def _break(self, why: Why) -> None:
         """Rule 4."""

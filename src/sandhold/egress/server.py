@@ -32,7 +32,7 @@ from sandhold.egress.recording import Recorder
 from sandhold.egress.relay import IDLE_CHECK_S
 from sandhold.egress.stream import Stream
 from sandhold.egress.synthetic_names import SyntheticNames
-from sandhold.egress.upstream import Connect, Lookup, Upstream, look_up
+from sandhold.egress.upstream import Connect, Lookup, Upstream, look_up, prepare
 from sandhold.linux.netns import original_destination
 from sandhold.model.decision import Reason
 from sandhold.model.event import ULID_RANDOM_BYTES, Connection, Via, Why, make_event_id
@@ -245,6 +245,7 @@ async def _accept(gateway: Gateway, listener: socket.socket) -> None:
     """Take connections until the task is cancelled."""
     reactor = gateway.reactor
     listener.settimeout(0)
+    prepare(listener)  # what is accepted inherits it
     while True:
         await reactor.readable(listener.fileno(), NEVER)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -23,7 +24,7 @@ class Threads:
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], Callable[[], None]] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._open = 0
 
@@ -35,25 +36,24 @@ class Threads:
             Exception: whatever the function raises.
         """
         outcome: Pending[T] = Pending(self._reactor)
-        abandoned = threading.Event()
+        is_abandoned = False
 
-        def job() -> None:
-            if abandoned.is_set():
-                return
+        def job() -> Callable[[], None]:
+            if is_abandoned:
+                return _nothing
             try:
                 value = function(*args)
             except Exception as error:  # noqa: BLE001  carried to the task that asked
                 failure = error
-                self._reactor.post(lambda: outcome.fail(failure))
-            else:
-                self._reactor.post(lambda: outcome.resolve(value))
+                return lambda: outcome.fail(failure)
+            return lambda: outcome.resolve(value)
 
         self._start_one_more()
         self._jobs.put(job)
         try:
             return await outcome.wait(deadline)
         finally:
-            abandoned.set()
+            is_abandoned = True
 
     def close(self) -> None:
         """Let each thread end after what it is doing."""
@@ -69,8 +69,12 @@ class Threads:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
-            self._reactor.post(self._count_done)
+            self._reactor.post(functools.partial(self._finish, job()))
 
-    def _count_done(self) -> None:
+    def _finish(self, deliver: Callable[[], None]) -> None:
         self._open -= 1
+        deliver()
+
+
+def _nothing() -> None:
+    """Deliver nothing: nobody waits any more."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,7 @@ from sandhold.store.policy_index import read_index
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+SWITCH_INTERVAL_S: Final = 0.0005  # a thread that has a record on disk waits so long for the loop, not ten times
 _RESOLVERS: Final = Path("/etc/resolv.conf")
 
 
@@ -33,6 +35,7 @@ def main(fds: Sequence[int]) -> None:
     """Serve on the packet socket `fds[0]`, the link; the packets on it are those that `egress_process` names."""
     # A process that somebody stopped would not see its link close: the session's end wakes it.
     die_with_parent(signal.SIGCONT)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with socket.socket(fileno=fds[0]) as link:
         packet = link.recv(SETUP_BYTES_MAX)
         if packet:

@@ -2,9 +2,10 @@
 
 1. `BUNDLE` is the host's bundle with the authority after it, read-only and fresh on every start: what variables name.
 2. The distribution's own stores, which no variable reaches, look as if its own command had added the authority and each
-   certificate of the host's bundle that the template lacks: a file among the machine's local ones, a link in the folder
-   of links, the link that OpenSSL finds by the subject's hash, a block in the bundle. So that command still works
-   inside (it renames a new bundle over the old one), and what it makes anew says the same.
+   certificate of the host's bundle that the template lacks: a file among the machine's local ones, a link to it in the
+   folder of links (Java's package takes no other), the link that OpenSSL finds by the subject's hash, a block in the
+   bundle. So that command still works inside (it renames a new bundle over the old one), and what it makes anew says
+   the same.
 3. A Java key store that is there and lacks the authority is replaced by one with all of them.
 4. A store of NSS, as browsers have one a user, is made where none is; one that is there is left to whoever made it. So
    is Firefox's policy file (https://mozilla.github.io/policy-templates/), which says whom to take into its own stores.
@@ -81,7 +82,7 @@ def seeds(host_bundle: bytes, authority: bytes, template_bundle: bytes | None) -
     for name, pem in _added(host_bundle, authority, template_bundle):
         hashed = subject_hash(pem)
         links.append(_link(f"{_LOCAL}/{name}.crt", f"{_OURS}/{name}.crt"))
-        links.append(_link(f"{_LINKS}/{name}.pem", f"{_OURS}/{name}.crt"))
+        links.append(_link(f"{_LINKS}/{name}.pem", f"{_LOCAL}/{name}.crt"))
         links.append(_link(f"{_LINKS}/{hashed}.{numbers[hashed]}", f"{name}.pem"))
         numbers[hashed] += 1
     everybody = host_bundle.rstrip() + b"\n" + authority

@@ -107,7 +107,7 @@ def test_the_distributions_stores_learn_what_they_lack(authority: bytes, compani
     for link in (first, second):
         assert link.seeding is Seeding.LINK
         named = seeds[f"/etc/ssl/certs/{link.content.decode()}"]
-        assert named.content.decode() in files
+        assert seeds[named.content.decode()].content.decode() in files
     assert first.content != second.content
     assert seeds[trust.SYSTEM_BUNDLE].content == north + south + authority
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 FULL_SCREEN = {ALTERNATE_SCREEN, BRACKETED_PASTE, *MOUSE}
 
 # Python 3.12 and later warn of any fork beside a thread; between this one and its exec only the pseudo-terminal is set.
-pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.agent,
+    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
+]
 
 
 def test_codex_at_a_terminal(sbx: Installation, project: Path) -> None:

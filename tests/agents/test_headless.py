@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 QUICK = "codex"  # the one that every run of the tests tries
 
-EACH_AGENT = [pytest.param(name, id=name, marks=() if name == QUICK else pytest.mark.long) for name in AGENTS]
+LATER = (pytest.mark.long, pytest.mark.agent)
+EACH_AGENT = [pytest.param(name, id=name, marks=() if name == QUICK else LATER) for name in AGENTS]
 
 
 @pytest.mark.parametrize("agent", EACH_AGENT)

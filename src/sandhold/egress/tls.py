@@ -51,6 +51,7 @@ class TlsStream:
             await self._flush(deadline)
             if received >= HANDSHAKE_BYTES_MAX:
                 raise EOFError("more bytes than a handshake has")
+            self._stream.acknowledge_at_once()  # the end of the handshake and the first request
             received += await self._fill(deadline)
         await self._flush(deadline)
 

@@ -158,6 +158,7 @@ def inspect(name: str) -> int:
         "folder": str(paths.sandbox(name)),
         "trail": str(paths.trail(name)),
         "anchor": sandbox.anchor,
+        "protected": list(sandbox.protected),
         "notes": starting.notes(paths, name) if facts["status"] == Status.RUNNING.value else [],
     }
     output.show_json(facts)

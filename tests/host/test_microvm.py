@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.linux.process import find_program
+from sandhold.cell.acceleration import DEVICE, DRIVERS
+from sandhold.cell.boot_files import boot_files
+from sandhold.cell.microvm import open_microvm
+from sandhold.cell.qemu import Acceleration
+from sandhold.cell.spec import CellSpec
+from sandhold.cell.templates import find_template
+from sandhold.model.sandbox import Limits
 from tests.installation import at_terminal, wait_until
+from tests.isolation import microvm_lacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.installation import Installation
 
-MISSING = [name for name in ("qemu-system-x86_64", "mkfs.erofs", "mkfs.ext4") if find_program(name) is None]
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="as an ordinary user a machine needs a `/dev/net/tun` that is open"),
-    pytest.mark.skipif(MISSING != [], reason=f"not installed: {', '.join(MISSING)}"),
-]
+pytestmark = pytest.mark.skipif(microvm_lacks() != "", reason=microvm_lacks() or "nothing is missing")
 
 RECORDED_S = 60.0
 
@@ -130,3 +133,17 @@ def test_without_hardware_the_flag_that_wants_it_fails(sbx: Installation, projec
     refused = sbx("create", "--isolation", "microvm", "--require-kvm", "shell", ".", folder=project)
     assert refused.status == 125
     assert "hardware virtualisation" in refused.err
+
+
+@pytest.mark.skipif(
+    not os.access(DEVICE, os.R_OK | os.W_OK) or any(Path("/sys/module", driver).exists() for driver in DRIVERS),
+    reason="only a host whose `/dev/kvm` opens and runs nothing can be found out",
+)
+def test_a_device_that_opens_and_runs_nothing_is_found_out(sbx: Installation, tmp_path: Path) -> None:
+    """A machine that is started with such a device does not start, in time and with QEMU's own words."""
+    sbx.ok("template", "build", "--microvm", "debian")
+    data = sbx.data / "sandhold"
+    template = find_template(data / "templates", "debian")
+    spec = CellSpec("trial", template, tmp_path / "layer", (), (), Limits(1, 1 << 30, 1000), slot=9)
+    with pytest.raises(OSError, match="qemu-system-x86_64"):
+        open_microvm(spec, boot_files(data / "vm", template, lambda *_: None), Acceleration.KVM, boot_s_max=60)

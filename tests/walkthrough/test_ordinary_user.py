@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.installation import Installation
+from tests.isolation import microvm_lacks
 from tests.walkthrough.story import tell
 
 if TYPE_CHECKING:
@@ -64,6 +65,22 @@ def test_the_hosts_own_programs_as_an_ordinary_user(ordinary: Installation) -> N
     assert (project / "made").stat().st_uid == ordinary.home.stat().st_uid
     assert any("sudo" in note for note in json.loads(ordinary.ok("inspect", "quick"))["notes"])
     ordinary.ok("rm", "-f", "quick")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(microvm_lacks() != "", reason=microvm_lacks() or "nothing is missing")
+def test_a_machine_as_an_ordinary_user(ordinary: Installation) -> None:
+    """A virtual machine needs no right that the user has not: its network holds, and what it writes is the user's."""
+    project = _project(ordinary, "machine")
+    ordinary.ok("create", "--isolation", "microvm", "--memory", "1g", "--name", "machine", "shell", ".", folder=project)
+    ordinary.ok("run", "-d", "machine")
+    refused = ordinary.ok(
+        "exec", "machine", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://denied.test/"
+    )
+    assert refused == "403"
+    assert ordinary.ok("exec", "machine", "sh", "-c", "touch made; sudo -n id -un") == "root\n"
+    assert (project / "made").stat().st_uid == ordinary.home.stat().st_uid
+    ordinary.ok("rm", "-f", "machine")
 
 
 def test_a_branch_as_an_ordinary_user(ordinary: Installation) -> None:

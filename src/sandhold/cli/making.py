@@ -58,7 +58,9 @@ def creation_options(command: Callable[..., int]) -> Callable[..., int]:
         ),
         click.option("--cpus", metavar="NUMBER", type=float, help="Processors it may use, for example `1.5`."),
         click.option(
-            "--memory", metavar="SIZE", help="Memory it may use, for example `4g`; half of the host's when not given."
+            "--memory",
+            metavar="SIZE",
+            help="Memory it may use, for example `4g`; half of the host's when not given, a machine's `4g` at most.",
         ),
         click.option(
             "-e",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COPY_BYTES_MAX: Final = 64 * 1024  # one pipe's worth (pipe(7))
-START_TIMEOUT_S: Final = 30.0  # a sandbox under memory pressure starts a command late; a stuck one never does
+START_TIMEOUT_S: Final = 90.0  # a sandbox under memory pressure, or an emulated one, starts a command late
 DRAIN_BYTES_MAX: Final = 1 << 20  # what a pipe can hold (pipe(7)); a program left behind inside writes for ever
 DRAIN_TIMEOUT_S: Final = 2.0  # output still in the pipe when the command has ended
 

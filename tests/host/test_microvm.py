@@ -73,6 +73,7 @@ def test_a_machine_from_start_to_stop(lab: Installation, module_project: Path) -
     assert (made.read_text(), made.stat().st_uid) == ("made\n", module_project.stat().st_uid)
     assert lab.ok("exec", "-u", "root", "lab", "id", "-u") == "0\n"
     assert lab("exec", "lab", "sh", "-c", "exit 7").status == 7
+    assert lab.ok("exec", "lab", "sh", "-c", "echo opened > /dev/stdout") == "opened\n"
     assert lab.ok("exec", "-i", "lab", "cat", given="there and back\n") == "there and back\n"
     assert "microvm" in lab.ok("ls")
     assert "emulated" in lab.ok("inspect", "lab")

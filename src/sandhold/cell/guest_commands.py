@@ -74,6 +74,8 @@ def start_command(raw: Mapping[str, Any], root: GuestRoot, *, has_terminal: bool
     else:
         inward, outward, wrong = (os.pipe2(os.O_CLOEXEC) for _ in range(3))
         ends, theirs = {0: inward[1], 1: outward[0], 2: wrong[0]}, [inward[0], outward[1], wrong[1]]
+        for fd in theirs:  # a program that opens `/dev/stdout` must be allowed to (pipe(7))
+            os.fchown(fd, 0 if order.is_root else AGENT_ID, -1)
     try:
         pid = _start(order, theirs * 3 if has_terminal else theirs, root)
     except (OSError, NotStartedError):

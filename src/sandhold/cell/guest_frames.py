@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-PAYLOAD_BYTES_MAX: Final = 32 << 10  # small enough that a large copy does not hold up a key press
+PAYLOAD_BYTES_MAX: Final = (32 << 10) - 12  # with its header what the guest's driver takes at once; keys wait for it
 WINDOW_BYTES: Final = 256 << 10  # of one stream in one direction; the pipe behind it holds a quarter
 PLAN_BYTES_MAX: Final = 64 << 20  # as a cell's plan: injected files are a few certificates
 COMMAND_MAX: Final = (1 << 31) - 1

@@ -220,7 +220,12 @@ class Link:
                 self._poll.unregister(fd)
 
     def _obey(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._channel, MESSAGE_BYTES_MAX, 4 + EXTRAS_MAX, socket.MSG_CMSG_CLOEXEC)
+        try:
+            message, fds, _, _ = socket.recv_fds(
+                self._channel, MESSAGE_BYTES_MAX, 4 + EXTRAS_MAX, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            return False  # it went without reading the last that was said to it
         if not message:
             return False
         said = json.loads(message)

@@ -41,9 +41,11 @@ class Machine:
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        self.reason = self.link.run()
-        for one in self.ours:
-            one.close()
+        try:
+            self.reason = self.link.run()
+        finally:
+            for one in self.ours:
+                one.close()
 
     def say(self, kind: Kind, command: int = 1, payload: bytes = b"", stream: int = 0) -> None:
         """Say something as the guest."""

@@ -43,27 +43,30 @@ def make(field: Field, attempt: Attempt) -> None:
     said = field.inside("open", control, attempt.user) if attempt.in_open else field.outside(control)
     seen = field.seen()
     assert any(each.startswith(attempt.goal) for each in seen), f"the control is broken: {said!r}, seen {seen}"
-    _contained(field, attempt)
+    said = contained(field, attempt, "shut", is_on_record=attempt.record is not None)
+    assert said.startswith(attempt.answers), said
     if attempt.is_wide:
         field.inside("wide", attempt.code, attempt.user)
         assert [each for each in field.seen() if each.startswith(attempt.goal)] == []
 
 
-def _contained(field: Field, attempt: Attempt) -> None:
-    before = len(field.sbx.records("shut"))
-    said = field.inside("shut", attempt.code, attempt.user)
+def contained(field: Field, attempt: Attempt, sandbox: str, *, is_on_record: bool) -> str:
+    """Make an attempt in a sandbox with the policy of the tests: nothing of it is seen, and it is on record if it has
+    to be. Returns what the probe says."""
+    before = len(field.sbx.records(sandbox))
+    said = field.inside(sandbox, attempt.code, attempt.user)
     assert [each for each in field.seen() if not each.startswith(attempt.permitted or ("\0",))] == [], said
-    assert said.startswith(attempt.answers), said
     wanted = attempt.record
-    if wanted is None:
-        return
+    if wanted is None or not is_on_record:
+        return said
     if "dropped" in wanted or "packets" in wanted:
-        field.count_dropped("shut")
+        field.count_dropped(sandbox)
     wait_until(
-        lambda: any(_is_denial(record, wanted) for record in field.sbx.records("shut")[before:]),
-        f"a denial on record that names {wanted}: {field.sbx.records('shut')[before:]}",
+        lambda: any(_is_denial(record, wanted) for record in field.sbx.records(sandbox)[before:]),
+        f"a denial on record that names {wanted}, after {said}: {field.sbx.records(sandbox)[before:]}",
         RECORD_WAIT_S,
     )
+    return said
 
 
 def _is_denial(record: dict[str, Any], wanted: str) -> bool:

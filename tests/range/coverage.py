@@ -76,9 +76,8 @@ def _attempts() -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = {}
     for path in sorted(HERE.glob("test_*.py")):
         text = path.read_text("utf-8")
-        test = f"tests/range/{path.name}::{_TEST.findall(text)[0]}"
         for identity in _ATTEMPT.findall(text):
-            found.setdefault(identity, Counter())[test] += 1
+            found.setdefault(identity, Counter())[f"tests/range/{path.name}::{_TEST.findall(text)[0]}"] += 1
     return found
 
 

@@ -147,6 +147,7 @@ class Field:
     world: Place
     house: Place
     sbx: Installation
+    project: Path
     probers: dict[tuple[str, str], Prober]
 
     def seen(self) -> list[str]:
@@ -194,7 +195,7 @@ def build(installation: Installation, project: Path) -> Iterator[Field]:
         resolv_conf.write_text("nameserver 9.9.9.9\noptions timeout:2 attempts:1\n")
         assert world.ask(do="start") == "ready\n"
         assert house.ask(resolv_conf=str(resolv_conf), commands=LINKS.splitlines()) == "ready\n"
-        field = Field(world, house, replace(installation, prefix=house.enter(mounts=True)), {})
+        field = Field(world, house, replace(installation, prefix=house.enter(mounts=True)), project, {})
         stack.callback(_stop, field)
         _start(field, project)
         yield field

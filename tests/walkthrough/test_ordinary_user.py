@@ -116,6 +116,17 @@ def _git(installation: Installation, folder: Path, *words: str) -> str:
     return done.stdout
 
 
+def test_nothing_breaks_out_as_an_ordinary_user(ordinary: Installation) -> None:
+    """What an ordinary user holds without any privilege of the host holds as well: `sbx verify` finds no way out."""
+    project = _project(ordinary, "held")
+    ordinary.ok("create", "--template", "host", "--name", "held", "shell", ".", folder=project)
+    done = ordinary("verify", "--json", "held")
+    verdicts = [json.loads(line) for line in done.out.splitlines()]
+    assert [verdict for verdict in verdicts if verdict["verdict"] == "escaped"] == []
+    assert len([verdict for verdict in verdicts if verdict["verdict"] == "contained"]) >= 30
+    assert done.status == 0, done.err
+
+
 def _project(installation: Installation, name: str) -> Path:
     folder = installation.home / name
     folder.mkdir()

@@ -107,7 +107,9 @@ table inet {TABLE} {{
     type filter hook prerouting priority -50; policy accept;
     iifname != "{TAP}" accept
     ct status dnat accept
-    fib daddr type {{ local, multicast, broadcast }} accept
+    fib daddr type {{ local, broadcast }} accept
+    fib daddr type multicast icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, \
+mld-listener-report, mld2-listener-report }} accept
     jump nowhere
     meta l4proto tcp reject with tcp reset
     reject with icmpx type admin-prohibited

@@ -27,7 +27,10 @@ def tcp(address: str, port: str, token: str) -> str:
 def tcp_fast_open(address: str, port: str, token: str) -> str:
     """Send the token with the first packet (tcp(7), TCP_FASTOPEN)."""
     with socket.socket(_family(address), socket.SOCK_STREAM) as sock:
-        sock.sendto(token.encode(), socket.MSG_FASTOPEN, (address, int(port)))
+        try:
+            sock.sendto(token.encode(), socket.MSG_FASTOPEN, (address, int(port)))
+        except BlockingIOError:  # it goes with the first packet; who has a patience waits for the rest
+            sock.connect((address, int(port)))
         return f"answered {sock.recv(ANSWER_BYTES_MAX)[:40]!r}"
 
 

@@ -47,7 +47,7 @@ ATTEMPT_TIMEOUT_S: Final = 60.0  # a probe waits three seconds at most; an emula
 INSIDE_PATIENCE_S: Final = 3.0  # a refusal takes milliseconds; more than this is a hang, which is no refusal
 OUTSIDE_PATIENCE_S: Final = 0.1  # the canary hears at once and never answers
 SAID_BYTES_MAX: Final = 16 * 1024  # four times what the probe reads of any answer
-RECORD_TIMEOUT_S: Final = 1.0  # a denial is on record before its answer; the recorder batches those that have none
+RECORD_TIMEOUT_S: Final = 5.0  # a denial is on record before its answer; what has none may still be on its way
 COUNT_TIMEOUT_S: Final = 10.0  # the session runs `nft` and writes a record, on a machine that may be busy
 LATE_S: Final = 0.3  # what is still on its way when the last attempt has ended
 POLL_S: Final = 0.05
@@ -264,11 +264,11 @@ def _make(bench: Bench, attempt: Attempt, arguments: tuple[str, ...]) -> _Made:
 
 def _records(bench: Bench, attempt: Attempt, tail: Tail, *, is_expected: bool) -> list[Record]:
     """Return the records of an attempt; one that is expected is waited for."""
-    if attempt.trace is Trace.DROPPED:
-        _count_dropped(bench.folder)
     deadline = time.monotonic() + (RECORD_TIMEOUT_S if is_expected else 0.0)
     found: list[Record] = []
     while True:
+        if attempt.trace is Trace.DROPPED:
+            _count_dropped(bench.folder)
         found += [record for record in tail.poll() if _is_of(record, attempt, bench.canary)]
         if found or attempt.trace is Trace.NONE or time.monotonic() >= deadline:
             return found

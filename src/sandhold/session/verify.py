@@ -51,6 +51,7 @@ RECORD_TIMEOUT_S: Final = 5.0  # a denial is on record before its answer; what h
 COUNT_TIMEOUT_S: Final = 10.0  # the session runs `nft` and writes a record, on a machine that may be busy
 LATE_S: Final = 0.3  # what is still on its way when the last attempt has ended
 POLL_S: Final = 0.05
+ATTACH_TRIES: Final = 5  # each meets a session that is ending; a sixth in a row is no coincidence
 DETAIL_CHARACTERS_MAX: Final = 160
 
 _NOT_FOUND: Final = 127  # what a shell says of a program that is not there
@@ -125,20 +126,30 @@ def _held(paths: Paths, name: str, environ: Mapping[str, str]) -> Iterator[None]
     reader, writer = os.pipe2(os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        with starting.reach(paths, name, environ).channel as channel:
-            try:
-                channel.send(control.Start(("cat",), (), (), "agent", "/", wants_terminal=False), [reader, null, null])
-                reply, _ = channel.receive_reply(ATTEMPT_TIMEOUT_S)
-            except control.ChannelError as error:
-                raise SbxError(f"the session of `{name}` does not answer: {error}", status=EXIT_NOT_HELD) from error
-            if not isinstance(reply, control.Started):
-                raise SbxError(
-                    f"nothing can be started in `{name}`", hint=f"see `sbx logs {name}`", status=EXIT_NOT_HELD
-                )
+        with _holder(paths, name, environ, (reader, null, null)):
             yield
     finally:
         for descriptor in (reader, writer, null):
             os.close(descriptor)
+
+
+def _holder(paths: Paths, name: str, environ: Mapping[str, str], streams: tuple[int, int, int]) -> control.Channel:
+    """Start the command that holds the sandbox. A session that was just ending when we came answers nothing: try the
+    next."""
+    request = control.Start(("cat",), (), (), "agent", "/", wants_terminal=False)
+    for _ in range(ATTACH_TRIES):
+        channel = starting.reach(paths, name, environ).channel
+        try:
+            channel.send(request, streams)
+            reply, _ = channel.receive_reply(ATTEMPT_TIMEOUT_S)
+        except control.ChannelError:
+            channel.close()
+            continue
+        if isinstance(reply, control.Started):
+            return channel
+        channel.close()
+        raise SbxError(f"nothing can be started in `{name}`", hint=f"see `sbx logs {name}`", status=EXIT_NOT_HELD)
+    raise SbxError(f"the session of `{name}` does not answer", hint=f"see `sbx logs {name}`", status=EXIT_NOT_HELD)
 
 
 def _verdict(bench: Bench, attempt: Attempt) -> Verdict:

@@ -10,7 +10,7 @@ import pytest
 
 from sandhold.paths import Paths
 from sandhold.session.drill import FAULTS, Fault, struck
-from sandhold.session.verify import Outcome
+from sandhold.session.verdicts import Outcome
 
 if TYPE_CHECKING:
     from tests.installation import Installation

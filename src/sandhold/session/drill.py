@@ -31,7 +31,7 @@ from sandhold.paths import Paths
 from sandhold.session import control, creation, policies, presence, starting
 from sandhold.session.canary import Canary
 from sandhold.session.egress_process import EGRESS_PROGRAM
-from sandhold.session.verify import Outcome, Verdict, put_on_record
+from sandhold.session.verdicts import Outcome, Verdict, put_on_record
 from sandhold.store.database import open_database
 from sandhold.store.rules import add_rules
 

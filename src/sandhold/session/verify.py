@@ -3,13 +3,8 @@
 Rules:
 
 1. An attempt with a control is made on the host first; where the canary does not hear it there, it proves nothing.
-2. What the canary heard escaped, unless the trail names a rule of the user's that allowed it: then it is no attempt. A
-   posture opens no address of this machine but one in a documentation range (`egress/upstream.py`, rule 6).
-3. A secret of the host in what an attempt says, or its belief that it got somewhere, is an escape too.
-4. What came to nothing has to be on record where it left the program that made it. Without the record it escaped the
-   record.
-5. The probe's word that it failed is never enough by itself, and a probe that did not try proves nothing.
-6. At the end the canary is asked once more: what comes late escaped as well.
+2. The others are judged as `verdicts.py` says.
+3. At the end the canary is asked once more: what comes late escaped as well.
 """
 
 from __future__ import annotations
@@ -20,25 +15,20 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.linux.process import run
-from sandhold.model.event import Verified
 from sandhold.session import control, starting
 from sandhold.session.attempts import ATTEMPTS, Attempt, Trace
 from sandhold.session.canary import Canary
 from sandhold.session.captured import run_captured
-from sandhold.session.policies import CLOCK, HOST_SESSION
-from sandhold.store.audit import Trail
-from sandhold.store.event_ids import new_event_id
+from sandhold.session.verdicts import Outcome, Verdict, judge, put_on_record, verdict_on
 from sandhold.store.records import Tail, complete_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from sandhold.paths import Paths
     from sandhold.store.records import Record
@@ -52,29 +42,9 @@ COUNT_TIMEOUT_S: Final = 10.0  # the session runs `nft` and writes a record, on 
 LATE_S: Final = 0.3  # what is still on its way when the last attempt has ended
 POLL_S: Final = 0.05
 ATTACH_TRIES: Final = 5  # each meets a session that is ending; a sixth in a row is no coincidence
-DETAIL_CHARACTERS_MAX: Final = 160
 
 _NOT_FOUND: Final = 127  # what a shell says of a program that is not there
-_DOCUMENTATION: Final = tuple(map(ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")))
 _ATTEMPTED: Final = frozenset({"connection", "request"})
-
-
-class Outcome(StrEnum):
-    """What became of an attempt."""
-
-    CONTAINED = "contained"
-    ESCAPED = "escaped"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One attempt judged. `detail` says who stopped it, what was heard, or why it proves nothing."""
-
-    name: str
-    what: str
-    outcome: Outcome
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,80 +125,13 @@ def _holder(paths: Paths, name: str, environ: Mapping[str, str], streams: tuple[
 def _verdict(bench: Bench, attempt: Attempt) -> Verdict:
     arguments = _filled(attempt, bench.canary)
     if arguments is None:
-        return _judged(attempt, Outcome.SKIPPED, "this host has no such address")
+        return verdict_on(attempt, Outcome.SKIPPED, "this host has no such address")
     if attempt.has_control:
         problem = _control(bench, attempt, arguments)
         if problem is not None:
-            return _judged(attempt, Outcome.SKIPPED, f"proves nothing on this host: {problem}")
+            return verdict_on(attempt, Outcome.SKIPPED, f"proves nothing on this host: {problem}")
     made = _make(bench, attempt, arguments)
     return judge(attempt, made.said, made.heard, made.records, bench.canary.secret, made.problem)
-
-
-def judge(
-    attempt: Attempt,
-    said: str,
-    heard: Sequence[str],
-    records: Sequence[Record],
-    secret: str,
-    problem: str | None = None,
-) -> Verdict:
-    """Judge an attempt by rules 2 to 5; pure."""
-    allowed = next((record for record in records if record.decision == "allow"), None)
-    if allowed is not None and (not heard or _may_open(allowed)):
-        because = allowed.rule_name or allowed.reason or "policy"
-        return _judged(attempt, Outcome.SKIPPED, f"the policy allows it ({because})")
-    if heard:
-        return _judged(attempt, Outcome.ESCAPED, f"the canary heard {'; '.join(heard)}")
-    if secret in said:
-        return _judged(attempt, Outcome.ESCAPED, "it read what only the host has")
-    if said.startswith("reached "):
-        return _judged(attempt, Outcome.ESCAPED, said)
-    if not said.startswith("tried "):
-        return _judged(attempt, Outcome.SKIPPED, problem or "the probe did not try")
-    if records:
-        return _judged(attempt, Outcome.CONTAINED, _on_record(records[-1]))
-    was_refused = "refused:" in said
-    if attempt.trace is Trace.NONE or (attempt.trace is Trace.DROPPED and was_refused):
-        return _judged(attempt, Outcome.CONTAINED, said.removeprefix("tried "))
-    return _judged(attempt, Outcome.ESCAPED, f"it left no record ({said.removeprefix('tried ')})")
-
-
-def _may_open(record: Record) -> bool:
-    if record.rule is not None:
-        return True
-    try:
-        address = ip_address(record.host or "")
-    except ValueError:
-        return False
-    return any(address in network for network in _DOCUMENTATION)
-
-
-def put_on_record(trail: Path, name: str, verdicts: Sequence[Verdict]) -> None:
-    """Record how many attempts there were, how many escaped and how many proved nothing, in a trail of this name.
-
-    Raises:
-        SbxError: when it cannot be written.
-    """
-
-    def count(outcome: Outcome) -> int:
-        return sum(verdict.outcome is outcome for verdict in verdicts)
-
-    event = Verified(new_event_id(CLOCK.now()), len(verdicts), count(Outcome.ESCAPED), count(Outcome.SKIPPED))
-    try:
-        with Trail.open(trail, name, HOST_SESSION, CLOCK) as opened:
-            opened.append([event])
-    except OSError as error:
-        raise SbxError(f"the result could not be put on record: {error.strerror or error}") from error
-
-
-def _judged(attempt: Attempt, outcome: Outcome, detail: str) -> Verdict:
-    return Verdict(attempt.name, attempt.what, outcome, detail[:DETAIL_CHARACTERS_MAX])
-
-
-def _on_record(record: Record) -> str:
-    if record.kind == "dropped":
-        return f"dropped, on record as {record.seq}"
-    return f"{record.rule_name or record.reason or 'denied'}, on record as {record.seq}"
 
 
 def _filled(attempt: Attempt, canary: Canary) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from sandhold.session.attempts import ATTEMPTS, Attempt, Trace
-from sandhold.session.verify import Outcome, judge
+from sandhold.session.verdicts import Outcome, judge
 from sandhold.store.records import Record
 
 SECRET: Final = "5ecre7"

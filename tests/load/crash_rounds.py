@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 CLIENTS: Final = 3
-ROUNDS_PER_SANDBOX: Final = 40  # then a new one, so that no round reads the trail of all before it
+ROUNDS_PER_SANDBOX: Final = 20  # then a new one, so that no round reads the trail of all before it
 PROGRESS_MAX: Final = 40  # connections that arrive before the kill, at most
 MOMENT_S_MAX: Final = 0.03  # and the moment after the last of them
 START_S_MAX: Final = 0.6  # a start takes about so long: a kill at any of its moments

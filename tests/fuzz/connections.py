@@ -176,7 +176,7 @@ def _one_egress(chance: random.Random, authority: Authority, judge: Judge, count
                 assert egress.is_running(), "egress ended"
             except (AssertionError, OSError) as error:
                 raise BrokenError(f"{error!r} after {sent[-AT_ONCE:]!r}") from error
-        _judge(egress, internet, heard, judge)
+    _judge(egress, internet, heard, judge)  # every far end has heard its last by now
     tally.dials += len(internet.dials)
     tally.heard += len(heard)
 

@@ -33,8 +33,8 @@ def test_a_stop_during_the_start(lab: Lab) -> None:
         begun = processes.descendants(start.pid)
         lab.sbx.ok("stop", "lab")
         start.communicate(timeout=60)
-        wait_until(lambda: all(map(processes.is_gone, begun)), "everything has ended")  # noqa: B023
         lab.sbx.ok("stop", "lab")  # it may have been too early to be seen, and have started since
+        wait_until(lambda: all(map(processes.is_gone, begun)), "everything has ended")  # noqa: B023
         assert lab.status() == "stopped"
     started, stopped = (
         sum(record["kind"] == kind for record in lab.sbx.records("lab"))

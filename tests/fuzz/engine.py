@@ -11,12 +11,12 @@ import faulthandler
 import random
 import resource
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     Check = Callable[[bytes], str]
 
@@ -83,20 +83,28 @@ def _fuzz(target: Target, check: Check, seed: int, executions: int, seconds: flo
     for data in starts:
         tally.kinds.add(_run(target, check, data))
     while tally.executions < executions and tally.seconds < seconds:
-        faulthandler.dump_traceback_later(HANG_S, exit=True)
-        for _ in range(min(BATCH, executions - tally.executions)):
-            data = mutate(chance, starts, target.words)
-            kind = _run(target, check, data)
-            if kind not in tally.kinds:
-                tally.kinds.add(kind)
-                if len(starts) < KEPT_MAX:
-                    starts.append(data)
-            tally.executions += 1
-        faulthandler.cancel_dump_traceback_later()
+        with _hang_watch():
+            for _ in range(min(BATCH, executions - tally.executions)):
+                data = mutate(chance, starts, target.words)
+                kind = _run(target, check, data)
+                if kind not in tally.kinds:
+                    tally.kinds.add(kind)
+                    if len(starts) < KEPT_MAX:
+                        starts.append(data)
+                tally.executions += 1
         tally.seconds = time.monotonic() - begun
     if _memory() - used > GROWTH_BYTES_MAX:
         raise BrokenError(f"{target.name} holds on to memory: {_memory() - used} bytes more than before")
     return tally
+
+
+@contextmanager
+def _hang_watch() -> Iterator[None]:
+    faulthandler.dump_traceback_later(HANG_S, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def mutate(chance: random.Random, starts: Sequence[bytes], words: Sequence[bytes]) -> bytes:

@@ -110,7 +110,7 @@ def _control(stack: ExitStack) -> Check:
         try:
             request, descriptors = channel.receive_request()
         except control.ChannelError as error:
-            kind = str(error)[:34]
+            kind = " ".join(str(error).split()[:5])
         else:
             for descriptor in descriptors:
                 os.close(descriptor)

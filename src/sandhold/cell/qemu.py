@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sandhold.cell.guest_plan import GuestMount
 
 PROGRAM: Final = "/usr/bin/qemu-system-x86_64"
+PROCESSOR: Final = "x86_64"  # as the kernel spells it; the guest's kernel and QEMU's machine are for it
 MACHINE_PROGRAMS: Final = (
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("mkfs.erofs", "erofs-utils"),

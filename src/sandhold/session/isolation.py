@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell import acceleration
 from sandhold.cell.boot_files import find_boot_files
 from sandhold.cell.namespaces import open_cell
-from sandhold.cell.qemu import MACHINE_PROGRAMS, Acceleration
+from sandhold.cell.qemu import MACHINE_PROGRAMS, PROCESSOR, Acceleration
 from sandhold.cell.templates import HOST_TEMPLATE, find_template
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.linux.process import find_program
@@ -45,7 +46,7 @@ def choose(paths: Paths, wish: str, template: str, *, needs_hardware: bool) -> I
         if needs_hardware and verdict.is_settled and not verdict.is_hardware:
             raise SbxError(f"no hardware virtualisation: {verdict.reason}", hint=_WITHOUT, status=EXIT_NOT_HELD)
         return Isolation.MICROVM
-    return Isolation.MICROVM if verdict.is_hardware and template != HOST_TEMPLATE else Isolation.NAMESPACES
+    return Isolation.MICROVM if verdict.is_hardware and _lacking(template) is None else Isolation.NAMESPACES
 
 
 def prepare(paths: Paths, sandbox: Sandbox, now: float, show: Callable[[str], None]) -> None:
@@ -114,16 +115,30 @@ def _try_hardware(paths: Paths, start: Callable[[], None]) -> Verdict:
 
 
 def _require_machine(template: str) -> None:
+    lacking = _lacking(template)
+    if lacking is not None:
+        raise lacking
+
+
+def _lacking(template: str) -> SbxError | None:
+    """Return what keeps a sandbox of this template from being a machine here, None when nothing does."""
     if template == HOST_TEMPLATE:
-        raise SbxError(
+        return SbxError(
             "a virtual machine has a kernel of its own and cannot start from this host's own programs",
             hint="leave `--template host` out, or use `--isolation namespaces`",
             status=EXIT_USAGE,
         )
+    if os.uname().machine != PROCESSOR:
+        return SbxError(
+            f"virtual machines are made for {PROCESSOR} only, and this is {os.uname().machine}",
+            hint="use `--isolation namespaces`",
+            status=EXIT_NOT_HELD,
+        )
     for program, package in MACHINE_PROGRAMS:
         if find_program(program) is None:
-            raise SbxError(
+            return SbxError(
                 f"virtual machines need `{program}`, which is not installed",
                 hint=f"`sudo apt-get install {package}`, or use `--isolation namespaces`",
                 status=EXIT_NOT_HELD,
             )
+    return None

@@ -60,15 +60,16 @@ def protect(sandbox: Sandbox, covered: Iterable[str] = ()) -> Protection:
     before: dict[str, Survey] = {}
     stops_at: dict[str, tuple[str, ...]] = {}
     patterns = [parse_pattern(text.removesuffix("/**")) for text in sandbox.protected]
+    keeps_git = HOOKS in sandbox.protected
     for top in _writable(sandbox.mounts):
         stops = _below(top, sandbox.mounts)
         found = look(top, patterns, stops_at=stops)
         before[top] = found
         stops_at[top] = tuple(stops)
-        made = _make_missing_hooks(top, found) if HOOKS in sandbox.protected else []
+        made = _make_missing_hooks(top, found) if keeps_git else []
         if found.unseen is not None:
             notes.append(f"`{top}` was not looked through in whole ({found.unseen}): what is there is not protected")
-        git_files = [path for path in found.repositories if _kind(top, path) == "file"] if sandbox.protected else []
+        git_files = [path for path in found.repositories if _kind(top, path) == "file"] if keeps_git else []
         for path in sorted({*found.protected, *git_files, *made}):
             _guard(top, path, guards, notes)
         for path in stops:
@@ -144,6 +145,8 @@ def _guard(top: str, path: str, guards: dict[str, Mount], notes: list[str]) -> N
 def _pin(top: str, path: str, guards: dict[str, Mount]) -> None:
     """Make mounts of the folders above a path, by rule 1."""
     names = path.split("/")
+    if names[-1] == GIT:
+        return  # a file that leads to a repository: a checkout removes and makes the folder that it is in
     first = len(names) - 1 - names[::-1].index(GIT) + 1 if GIT in names[:-1] else 1
     for count in range(first, len(names)):
         whole = f"{top}/{'/'.join(names[:count])}"

@@ -114,6 +114,24 @@ def test_no_link_is_followed(project: Path, tmp_path: Path) -> None:
     assert (look(str(tmp_path / "whole")).files, look(str(tmp_path / "whole")).unseen is None) == ({}, False)
 
 
+def test_a_folder_that_becomes_a_link(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is exchanged for a link between the look at its name and its opening is not entered."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "Makefile").write_text("all:\n")
+    whole = os.open
+
+    def exchanging(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == "vendor":
+            (project / "vendor").rename(tmp_path / "moved")
+            (project / "vendor").symlink_to(tmp_path / "elsewhere")
+        return whole(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", exchanging)
+    found = look(str(project))
+    assert "vendor/Makefile" not in found.files
+    assert found.unseen is not None
+
+
 def test_patterns_and_repositories(project: Path) -> None:
     """Matches of the patterns and every repository are found at any depth, but not behind a folder to stop at."""
     patterns = [parse_pattern(".git/hooks"), parse_pattern("Makefile")]

@@ -13,7 +13,6 @@ from sandhold.agents.definitions import agent_names, load_agent
 from sandhold.cell.templates import DEBIAN_TEMPLATE
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.sandbox import PROTECTED, Isolation, Limits, Mount, Sandbox, is_sandbox_name
-from sandhold.session import isolation
 from sandhold.session.anchoring import parse_anchor
 from sandhold.session.variables import NO_VARIABLES, Variables
 from sandhold.store import sandboxes
@@ -92,6 +91,8 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
             status=EXIT_USAGE,
         )
     template = wanted.template or template_of(load_agent(wanted.agent, paths.agents))
+    from sandhold.session import isolation  # noqa: PLC0415  a session imports this module, and chooses nothing
+
     kind = isolation.choose(paths, wanted.isolation, template, needs_hardware=wanted.needs_hardware)
     return Sandbox(
         name=name,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.cell import acceleration
 from sandhold.cell.boot_files import find_boot_files
-from sandhold.cell.namespaces import open_cell
 from sandhold.cell.qemu import MACHINE_PROGRAMS, PROCESSOR, Acceleration
 from sandhold.cell.templates import HOST_TEMPLATE, find_template
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
@@ -64,16 +63,14 @@ def prepare(paths: Paths, sandbox: Sandbox, now: float, show: Callable[[str], No
         prepare_vm(paths, sandbox.template, now, show)
 
 
-def open_isolated(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -> Cell:
-    """Make the cell of a sandbox, of its kind; `spawn` starts its helpers.
+def open_machine(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -> Cell:
+    """Make the cell of a sandbox that is a machine; `spawn` starts its helpers.
 
     Raises:
         OSError: when a step fails.
         SbxError: when what a machine starts from is not there.
     """
-    if sandbox.isolation is Isolation.NAMESPACES:
-        return open_cell(spec, spawn)
-    # Imported here: no session of the other kind needs it, and twenty of them run at once.
+    # Imported here: whoever only chooses a kind needs none of it.
     from sandhold.cell.microvm import open_microvm  # noqa: PLC0415
 
     boot = find_boot_files(paths.vm, spec.template)

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandhold.agents.definitions import load_agent
+from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import CellSpec
 from sandhold.cell.templates import find_template
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.event import SessionStarted, SessionStopped
 from sandhold.model.rule import Generation
+from sandhold.model.sandbox import Isolation
 from sandhold.session import branches, control, inside, presence
 from sandhold.session.anchoring import anchor_end
 from sandhold.session.authority import AuthorityCheck
@@ -31,7 +33,6 @@ from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.egress_process import EgressProcess
 from sandhold.session.egress_trial import ask_egress
 from sandhold.session.furnishing import furnish
-from sandhold.session.isolation import open_isolated
 from sandhold.session.loose_ends import DropCounter, Switches, kept_listeners, unaccepted
 from sandhold.session.policies import CLOCK, actor
 from sandhold.session.protection import changed_since, forget_baseline, protect, write_baseline
@@ -46,6 +47,7 @@ from sandhold.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sandhold.cell.spec import Cell
     from sandhold.linux.process import Spawn
     from sandhold.model.event import Event
     from sandhold.model.sandbox import Sandbox
@@ -77,7 +79,7 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         _check_folders(sandbox)
         egress = stack.enter_context(EgressProcess.start(spawn, paths, name, session, os.environ))
         spec, unguarded = _guarded(_cell_spec(paths, sandbox, authority.certificate()), sandbox, folder)
-        cell = stack.enter_context(open_isolated(paths, sandbox, spec, spawn))
+        cell = stack.enter_context(_open_cell(paths, sandbox, spec, spawn))
         stack.callback(egress.stop)
         egress.listen(cell)
         drops, switches = (
@@ -125,6 +127,15 @@ def print_log(text: str) -> None:
     """Write a line into the session's own log, which is this process's standard error."""
     sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
     sys.stderr.flush()
+
+
+def _open_cell(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -> Cell:
+    """Make the cell, of the sandbox's kind."""
+    if sandbox.isolation is Isolation.NAMESPACES:
+        return open_cell(spec, spawn)
+    from sandhold.session.isolation import open_machine  # noqa: PLC0415  two megabytes that only a machine needs
+
+    return open_machine(paths, sandbox, spec, spawn)
 
 
 def _check_folders(sandbox: Sandbox) -> None:

@@ -32,6 +32,7 @@ from sandhold.linux.syscalls import (
     forbid_dumping,
     rename_process,
     setns,
+    trim_heap,
     unshare,
 )
 from sandhold.linux.users import new_user_namespace
@@ -59,7 +60,9 @@ def main(fds: Sequence[int]) -> None:
         die_with_parent(signal.SIGKILL)
         if os.getppid() != plan.parent or channel.recv(MESSAGE_BYTES_MAX) != b'{"go": true}':
             return
-        status = _launch(channel, plan, network)
+        pid = _launch(channel, plan, network)
+        del plan  # a megabyte of files that stand in the cell by now, or soon
+        status = _await_end(pid)
     except (OSError, ValueError, KeyError) as error:
         _fail(channel, error)
         status = 1
@@ -67,7 +70,7 @@ def main(fds: Sequence[int]) -> None:
 
 
 def _launch(channel: socket.socket, plan: Plan, network: Namespaces) -> int:
-    """Enter the outer namespaces and fork process 1; return its exit status."""
+    """Enter the outer namespaces, fork process 1 and return its number; what it is tied to stays open here."""
     if network.user is not None:
         setns(network.user, CLONE_NEWUSER)
         # Entering it closed this process's /proc folder to us, and the maps of the inner one are written there.
@@ -85,8 +88,13 @@ def _launch(channel: socket.socket, plan: Plan, network: Namespaces) -> int:
     socket.send_fds(channel, [b'{"process": true}'], [pidfd])
     channel.close()
     os.close(pidfd)
+    return pid
+
+
+def _await_end(pid: int) -> int:
+    """Wait for process 1, with as little memory as can be, and return its exit status."""
+    trim_heap()
     _, status = os.waitpid(pid, 0)
-    os.close(alive_write)
     return os.waitstatus_to_exitcode(status) & 0xFF
 
 
@@ -112,6 +120,7 @@ def _become_first_process(
         forbid_dumping()
         _tie_to(alive)
         _keep_only(channel.fileno())
+        trim_heap()
         channel.send(b'{"ready": true}')
         serve(channel, root, is_single=plan.is_single)
         status = 0

@@ -34,6 +34,7 @@ from sandhold.egress.stream import Stream
 from sandhold.egress.synthetic_names import SyntheticNames
 from sandhold.egress.upstream import Connect, Lookup, Upstream, look_up, prepare
 from sandhold.linux.netns import original_destination
+from sandhold.linux.syscalls import trim_heap
 from sandhold.model.decision import Reason
 from sandhold.model.event import ULID_RANDOM_BYTES, Connection, Via, Why, make_event_id
 from sandhold.policy.decide import unreadable_policy
@@ -181,6 +182,7 @@ class _Server:
         self._link.settimeout(0)
         gateway.reactor.prefer(self._link.fileno())
         gc.collect()
+        trim_heap()
         gc.freeze()
         self._say({"ready": gateway.index.policy.generation})
         try:

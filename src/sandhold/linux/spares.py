@@ -22,7 +22,7 @@ import traceback
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from sandhold.linux.process import fork
-from sandhold.linux.syscalls import rename_process
+from sandhold.linux.syscalls import rename_process, trim_heap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,6 +45,7 @@ class Spares:
         """Make a copy for each of these modules of the package. The process must have one thread (fork(2))."""
         spares = cls()
         gc.collect()
+        trim_heap()
         gc.freeze()  # what is alive now stays in pages that the copies share with this process
         try:
             for module in modules:

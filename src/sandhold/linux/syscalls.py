@@ -5,6 +5,7 @@ Numbers come from the kernel's `arch/*/tables` and are the same on every archite
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -149,6 +150,12 @@ def rename_process(name: bytes) -> None:
         ctypes.memmove(start, name, min(len(name), end - start - 1))
     word = ctypes.create_string_buffer(name)
     prctl(_PR_SET_NAME, ctypes.addressof(word))
+
+
+def trim_heap() -> None:
+    """Give back to the kernel what a start left free in the heap; a C library without malloc_trim(3) keeps it."""
+    with contextlib.suppress(AttributeError):
+        _libc.malloc_trim(0)
 
 
 def no_new_privileges() -> None:

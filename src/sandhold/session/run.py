@@ -9,6 +9,7 @@ record. If the session is killed, the kernel closes the descriptors that egress 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import CellSpec
 from sandhold.cell.templates import find_template
 from sandhold.errors import EXIT_NOT_HELD, SbxError
+from sandhold.linux.syscalls import trim_heap
 from sandhold.model.event import SessionStarted, SessionStopped
 from sandhold.model.rule import Generation
 from sandhold.model.sandbox import Isolation
@@ -105,6 +107,8 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
             count_dropped=lambda: switches.retry() | drops.record(),
         )
         _record_start(folder, trail, presence.Marker(session, os.getpid(), generation, time.time()), sandbox)
+        gc.collect()
+        trim_heap()
         say_ready()
         try:
             serve(serving, wake)

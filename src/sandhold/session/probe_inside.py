@@ -8,6 +8,7 @@ believed: the first counts together with what the canary heard and the trail has
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import sys
@@ -29,8 +30,9 @@ def tcp_fast_open(address: str, port: str, token: str) -> str:
     with socket.socket(_family(address), socket.SOCK_STREAM) as sock:
         try:
             sock.sendto(token.encode(), socket.MSG_FASTOPEN, (address, int(port)))
-        except BlockingIOError:  # it goes with the first packet; who has a patience waits for the rest
-            sock.connect((address, int(port)))
+        except BlockingIOError:  # without a cookie of the far end's it is sent once there is a connection (tcp(7))
+            select.select([], [sock], [], sock.gettimeout())
+            sock.sendall(token.encode())
         return f"answered {sock.recv(ANSWER_BYTES_MAX)[:40]!r}"
 
 

@@ -39,6 +39,7 @@ DRAIN_BYTES_MAX: Final = 1 << 20  # what a pipe can hold (pipe(7)); a program le
 DRAIN_TIMEOUT_S: Final = 2.0  # output still in the pipe when the command has ended
 
 REDRAW_S: Final = 0.3  # programs look at their size a moment after they were told of it, and at the last one only
+REDRAW_S_MAX: Final = 3.0  # for a program that has not drawn by then: the machine is busy, or it never will
 
 _SIZE = struct.Struct("HHHH")  # struct winsize
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -85,14 +86,28 @@ class _Copy:
 class _Desk:
     """A user at a terminal: what was typed to leave and what was shown.
 
-    At `redraw_at`, on the monotonic clock, a program that was left gets the whole width, which makes it draw anew.
+    A program that was left is come back to at `back_at` (monotonic), until it has the whole width and so has
+    drawn anew; `has_drawn` once it printed something in between.
     """
 
     master: int
     keys: Keys
     shown: Scrollback
     typed: _Copy
-    redraw_at: float | None
+    back_at: float | None
+    has_drawn: bool = False
+
+    def show(self, data: bytes) -> bytes:
+        """Take in what the program prints and return it."""
+        self.has_drawn = True
+        return self.shown.feed(data)
+
+    def redraws_in(self) -> float | None:
+        """Return the seconds until the program gets the whole width, None where that is not waited for."""
+        if self.back_at is None:
+            return None
+        wait_s = REDRAW_S if self.has_drawn else REDRAW_S_MAX
+        return max(0.0, self.back_at + wait_s - time.monotonic())
 
 
 def has_terminal() -> bool:
@@ -145,9 +160,9 @@ def _on_terminal(channel: control.Channel, request: control.Start) -> Outcome:
         stack.callback(os.close, typing)
         os.set_blocking(typing, False)
         typed = _Copy(0, typing, passing=keys.take)
-        showing = _Copy(master, output, is_output=True, passing=shown.feed)
+        desk = _Desk(master, keys, shown, typed, back_at=time.monotonic() if reply.shown else None)
+        showing = _Copy(master, output, is_output=True, passing=desk.show)
         showing.pending = shown.feed(_CLEAR + reply.shown) if reply.shown else b""
-        desk = _Desk(master, keys, shown, typed, redraw_at=time.monotonic() + REDRAW_S if reply.shown else None)
         outcome = _relay(channel, [typed, showing], wake, on_signal, desk)
         if outcome.has_left:
             with contextlib.suppress(OSError):
@@ -228,14 +243,15 @@ def _wait_s(outcome: Outcome | None, desk: _Desk | None) -> float | None:
     if desk is None:
         return None
     waits = [HOLD_S] if desk.keys.is_holding else []
-    waits += [max(0.0, desk.redraw_at - time.monotonic())] if desk.redraw_at is not None else []
+    redraws_in = desk.redraws_in()
+    waits += [redraws_in] if redraws_in is not None else []
     return min(waits, default=None)
 
 
 def _attend(desk: _Desk, *, has_news: bool) -> None:
     """Do what waited for something to happen, or for nothing to happen."""
-    if desk.redraw_at is not None and time.monotonic() >= desk.redraw_at:
-        desk.redraw_at = None
+    if desk.redraws_in() == 0:
+        desk.back_at = None
         _copy_size(desk.master)
     elif desk.keys.is_holding and not has_news:
         with contextlib.suppress(OSError):
@@ -337,7 +353,7 @@ def _copy_size(master: int, *, narrower: bool = False) -> None:
     """Give the sandbox's terminal the size of the user's.
 
     The kernel tells a program of its size only when that changes (ioctl_tty(2)), and a full-screen program that was
-    left draws itself anew only when told: `narrower` makes a difference that a call `REDRAW_S` later takes back.
+    left draws itself anew only when told: `narrower` makes a difference that a later call takes back.
     """
     with contextlib.suppress(OSError):
         rows, columns = terminal_size()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.installation import Done
 
 DENIED = "https://denied.test"
+INSTALL_S_MAX = 900.0  # a compiler has half a gigabyte to unpack
 TOOL_S_MAX = 120.0  # package managers try a refused index several times
 
 
@@ -36,7 +37,8 @@ class Workshop:
 
     def add(self, *words: str, user: str = "root") -> None:
         """Install something inside, as its user would."""
-        self.sbx.ok("exec", "-u", user, "tools", *words)
+        done = self.sbx("exec", "-u", user, "tools", *words, timeout_s=INSTALL_S_MAX)
+        assert done.status == 0, done
 
     def blocked(self) -> list[str]:
         """Return the hosts that were refused so far, in order."""

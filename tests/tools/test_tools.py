@@ -37,7 +37,9 @@ def check(workshop: Workshop, tool: Tool, *, bare: bool) -> None:
     assert tool.answer not in said
     assert not UNTRUSTED.search(said), said
     assert tool.refusal in said, said
-    assert set(workshop.blocked()[before:]) == {"denied.test"}
+    blocked = set(workshop.blocked()[before:])
+    assert "denied.test" in blocked
+    assert tool.calls_home or blocked == {"denied.test"}
     reached = workshop.run(asked(tool, workshop.allowed, bare=bare))
     assert tool.answer in reached.out, reached
     assert reached.status == 0, reached

@@ -5,7 +5,7 @@ usage: python3 filework.py FOLDER STEP COUNT
 STEP     prepare  makes what the others need: an archive, a repository with COUNT files, a package to install
          unpack   unpacks the archive of COUNT/10 files
          status   asks git what has changed in the repository
-         install  lets pip install the package, with as many files as the archive has, into a new folder
+         install  lets pip install the package of COUNT/50 modules, compiled, into a new folder
 """
 
 import json
@@ -54,6 +54,8 @@ def prepare(folder: Path, count: int) -> None:
     write_files(source / "pack", count // 10)
     with tarfile.open(folder / "archive.tar", "w") as archive:
         archive.add(source / "pack", "pack")
+    shutil.rmtree(source)
+    write_files(source / "pack", count // 50)
     write_wheel(folder / "pack-1.0-py3-none-any.whl", source)
     shutil.rmtree(source)
     os.sync()

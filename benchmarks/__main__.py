@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     names = tuple(given.names) or NAMES
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda got, _frame: sys.exit(128 + got))  # everything that was started is ended
     try:
         peers.install()
         world.enter(list(arguments))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TEMPLATE: Final = "debian"
 PROXIED: Final = "proxied"
-COMMAND_TIMEOUT_S: Final = 300.0  # building the template takes most of a minute
+COMMAND_TIMEOUT_S: Final = 900.0  # building the template takes most of a minute, and ten times that on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +68,18 @@ class Installation:
             NotMeasuredError: when it fails.
         """
         argv = self.argv(*words) if cpu is None else ["taskset", "-c", str(cpu), *self.argv(*words)]
-        done = subprocess.run(
-            argv,
-            cwd=folder or self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=folder or self.home,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NotMeasuredError(f"`sbx {' '.join(words)}` did not end") from error
         if done.returncode:
             raise NotMeasuredError(f"`sbx {' '.join(words)}`: {done.stderr.strip()[-300:]}")
         return done.stdout

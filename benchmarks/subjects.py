@@ -183,7 +183,6 @@ shutdown_lifetime 1 seconds
 visible_hostname bench
 """
 
-# Spliced in every case: left to itself, haproxy copies here, and costs half as much again.
 _HAPROXY: Final = f"""
 global
     maxconn 6000
@@ -191,8 +190,7 @@ global
     log stdout format raw local0
 defaults
     log global
-    option splice-request
-    option splice-response
+    option {{splice}}
     timeout connect 5s
     timeout client 300s
     timeout server 300s
@@ -275,9 +273,17 @@ mode = "full"
 "{NAME}" = "allow"
 """
 
+
+def _haproxy(name: str, splice: str, port: int) -> Peer:
+    """Return haproxy as it is told to decide itself whether to splice or copy, or made to splice in every case."""
+    config = _HAPROXY.replace("{splice}", splice)
+    return Peer(name, ("haproxy", "-db", "-f", "{folder}/haproxy.cfg"), (("haproxy.cfg", config),), port, "none")
+
+
 PEERS: Final = (
     Peer("squid", ("squid", "-N", "-f", "{folder}/squid.conf"), (("squid.conf", _SQUID),), 4100),
-    Peer("haproxy", ("haproxy", "-db", "-f", "{folder}/haproxy.cfg"), (("haproxy.cfg", _HAPROXY),), 4110, "none"),
+    _haproxy("haproxy", "splice-auto", 4110),
+    _haproxy("haproxy, spliced", "splice-response", 4112),
     Peer("nginx", ("nginx", "-p", "{folder}", "-c", "{folder}/nginx.conf"), (("nginx.conf", _NGINX),), 4120, "none"),
     Peer(
         "tinyproxy",

@@ -27,7 +27,7 @@ TARGETS: Final = (
             at_most,
         )
         for tunnels in (1, 64)
-        for peer, at_most in (("haproxy", 0.7), ("squid", 0.5), ("sandbox-runtime", 0.25))
+        for peer, at_most in (("haproxy", 0.7), ("haproxy, spliced", 0.7), ("squid", 0.5), ("sandbox-runtime", 0.25))
     ),
     *(
         _over(f"connect, request, close, {how}: CPU", "connect", metric, peer, at_most)

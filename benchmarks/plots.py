@@ -67,6 +67,7 @@ def draw_panels(rows: Rows, panels: tuple[tuple[str, str, str], ...], path: Path
             axis.annotate(number(row["median"]), (row["median"], row["subject"]), (0, 5), textcoords="offset points")
         axis.set_title(title, loc="left")
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter("")
         axis.margins(x=0.15, y=0.08)
         axis.grid(axis="x", color="#dddddd")
         for label in axis.get_yticklabels():

@@ -114,8 +114,8 @@ def test_a_terminal(lab: Installation) -> None:
         terminal.expect("24 80")
         terminal.expect("/dev/pts/")
         terminal.resize(40, 120)
-        terminal.type("stty size\r")
-        terminal.expect("40 120")
+        terminal.type("until [ \"$(stty size)\" = '40 120' ]; do sleep 0.05; done; echo re''sized\r")
+        terminal.expect("resized")
         terminal.type("sh -c \"echo slee''ping; exec sleep 1000\"\r")  # it speaks once it is in the foreground
         terminal.expect("sleeping")
         terminal.type("\x03")

@@ -43,7 +43,7 @@ def recover(paths: Paths, name: str, marker: Marker, environ: Mapping[str, str])
     session = _started_last(path) if marker.session == UNKNOWN_SESSION else marker.session
     ends = ends_of_lost(path, session)
     count = len(ends)
-    if not _has_end(path, session):
+    if _is_without_end(path, session):
         changed = changed_since(paths.sandbox(name), new_event_id(CLOCK.now()))
         ends += [] if changed is None else [changed]
         ends.append(SessionStopped(new_event_id(CLOCK.now()), "lost"))
@@ -62,9 +62,10 @@ def ends_of_lost(trail_path: Path, session: str) -> list[Event]:
     return [Closed(event, None, 0, 0, 0.0, Why.LOST) for event in open_events]
 
 
-def _has_end(trail: Path, session: str) -> bool:
+def _is_without_end(trail: Path, session: str) -> bool:
+    """Whether a session's start is on record and its end is not; one that was killed before that never started."""
     of_session = (record.kind for record in read_backwards(trail) if record.session == session)
-    return next((kind == "session-stopped" for kind in of_session if kind.startswith("session-")), False)
+    return next((kind == "session-started" for kind in of_session if kind.startswith("session-")), False)
 
 
 def _started_last(trail: Path) -> str:

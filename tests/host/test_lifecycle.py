@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.installation import at_terminal, wait_until
+from tests.installation import COMMAND_TIMEOUT_S, at_terminal, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ def test_a_terminal(lab: Installation) -> None:
     """A command gets a terminal of the user's size that follows it, Ctrl-C reaches it, Ctrl-D ends it, and the user's
     own terminal is as before."""
     with at_terminal(lab, "run", "lab") as terminal:
-        terminal.expect("$ ")
+        terminal.expect("$ ", COMMAND_TIMEOUT_S)  # a machine that is emulated on a busy host starts in minutes
         terminal.type("stty size; tty\r")
         terminal.expect("24 80")
         terminal.expect("/dev/pts/")

@@ -72,6 +72,13 @@ _NETWORK_WORDS: Final = (
 )
 _INSTEAD: Final = "use `--template host`"
 _KEYRING_WORDS: Final = ("NO_PUBKEY", "not signed", "archive-keyring")
+_OWN_MOUNTS: Final = (
+    "unshare",
+    "--mount",
+    "--propagation",
+    "private",
+    "--",
+)  # unshare(1); an ordinary user's has its own
 _PASSED_ON: Final = ("HOME", "TMPDIR", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 
 
@@ -137,9 +144,15 @@ def mmdebstrap_command(source: Source, target: Path, *, is_root: bool) -> tuple[
 def run_mmdebstrap(command: tuple[str, ...], lock: int, progress: Progress, *, instead: str) -> None:
     """Run it and pass on what it says; its last lines are the error when it fails, and `instead` is what else to do.
 
+    Root's build mounts the host's `/dev` and more into its tree. It does so in a mount namespace of its own
+    (mount_namespaces(7)), which ends with it: however it is killed, none of that stays in a folder that somebody will
+    delete.
+
     Raises:
         SbxError: when it fails or takes longer than `BUILD_S_MAX`.
     """
+    if os.geteuid() == 0:
+        command = (*_OWN_MOUNTS, *command)
     said: deque[str] = deque(maxlen=LINES_KEPT)
 
     def on_line(line: str) -> None:

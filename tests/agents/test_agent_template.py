@@ -53,7 +53,7 @@ def test_a_template_is_built_on_first_use_and_shared(tool: Installation, project
     done = tool("run", "--name", "two", TOOL, str(project))
     assert (done.out.strip(), "building" in done.err) == ("4", False)
     assert len(tool.records(f"build-{TOOL}")) == before
-    assert tool.ok("exec", "-u", "root", "two", "ls", "-A", "/root").split() == [".bashrc", ".profile"]
+    assert tool.ok("exec", "-u", "root", "two", "ls", "-A", "/root").split() == [".bashrc", ".pki", ".profile"]
 
 
 def test_a_template_that_is_older_than_its_file_says_so(tool: Installation, project: Path) -> None:

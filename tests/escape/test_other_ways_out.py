@@ -176,9 +176,9 @@ def test_metadata_addresses(lab: Installation, address: str) -> None:
 
 
 @pytest.mark.short
-def test_unix_sockets_of_the_host(lab: Installation) -> None:
+def test_unix_sockets_of_the_host(lab: Installation, isolation: Kind) -> None:
     """A socket of the host in the file system or in the abstract namespace is not there inside."""
-    path = str(lab.home / "host.sock")
+    path = str(lab.home / f"{isolation.name}.sock")
     with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as abstract:
         named.bind(path)
         abstract.bind("\0sbx-test-canary")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.cell.acceleration import DEVICE, DRIVERS
+from sandhold.cell.acceleration import DEVICE, DRIVERS, hardware_obstacle
 from sandhold.cell.boot_files import boot_files
 from sandhold.cell.microvm import open_microvm
 from sandhold.cell.qemu import Acceleration
 from sandhold.cell.spec import CellSpec
 from sandhold.cell.templates import find_template
 from sandhold.model.sandbox import Limits
+from sandhold.store.database import open_database, transaction
 from tests.installation import at_terminal, wait_until
 from tests.isolation import microvm_lacks
 
@@ -58,6 +60,20 @@ def lab(module_sbx: Installation, module_project: Path) -> Iterator[Installation
     module_sbx.ok("run", "-d", "lab")
     yield module_sbx
     module_sbx.ok("stop", "lab")
+
+
+@pytest.mark.skipif(hardware_obstacle() is None, reason="this host may run machines itself")
+def test_what_must_not_be_emulated_is_not(sbx: Installation, project: Path) -> None:
+    """A machine that was created with `--require-kvm` does not start once the hardware is gone."""
+    create = ("create", "--isolation", "microvm", "--name", "hard", "shell", ".")
+    refused = sbx(*create, "--require-kvm", folder=project)
+    assert (refused.status, "no hardware virtualisation" in refused.err) == (125, True)
+    sbx.ok(*create, folder=project)
+    with contextlib.closing(open_database(sbx.state / "sandhold.db")) as database, transaction(database):
+        database.execute("UPDATE sandboxes SET needs_hardware = 1")
+    refused = sbx("exec", "hard", "true")
+    assert (refused.status, "no hardware virtualisation" in refused.err) == (125, True)
+    assert "without `--require-kvm`" in refused.err
 
 
 def test_a_machine_from_start_to_stop(lab: Installation, module_project: Path) -> None:

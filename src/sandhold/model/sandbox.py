@@ -57,7 +57,7 @@ class Sandbox:
     with a value, `host_variables` names what each command inside gets from the environment of whoever starts it.
 
     `anchor` is where the heads of its trail are kept besides, a file or `|COMMAND`. `protected` are the patterns of
-    what is read-only inside its folders.
+    what is read-only inside its folders. `needs_hardware` is for a machine that is never to be emulated.
 
     `slot` numbers sandboxes of one installation for good: ranges of user ids are cut by it. The first mount is the
     workspace.
@@ -75,6 +75,7 @@ class Sandbox:
     host_variables: tuple[str, ...] = ()
     anchor: str | None = None
     protected: tuple[str, ...] = PROTECTED
+    needs_hardware: bool = False
 
     @property
     def workspace(self) -> str:

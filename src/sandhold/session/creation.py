@@ -107,6 +107,7 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
         host_variables=wanted.variables.named,
         anchor=None if wanted.anchor is None else parse_anchor(wanted.anchor, mounts),
         protected=wanted.protected,
+        needs_hardware=wanted.needs_hardware,
     )
 
 

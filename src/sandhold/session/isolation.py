@@ -42,8 +42,8 @@ def choose(paths: Paths, wish: str, template: str, *, needs_hardware: bool) -> I
         return Isolation.NAMESPACES
     if wish == Isolation.MICROVM or needs_hardware:
         _require_machine(template)
-        if needs_hardware and verdict.is_settled and not verdict.is_hardware:
-            raise SbxError(f"no hardware virtualisation: {verdict.reason}", hint=_WITHOUT, status=EXIT_NOT_HELD)
+        if needs_hardware and verdict.is_settled:
+            _require_hardware(verdict, _WITHOUT)
         return Isolation.MICROVM
     return Isolation.MICROVM if verdict.is_hardware and _lacking(template) is None else Isolation.NAMESPACES
 
@@ -68,7 +68,7 @@ def open_machine(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -
 
     Raises:
         OSError: when a step fails.
-        SbxError: when what a machine starts from is not there.
+        SbxError: when what a machine starts from is not there, or the hardware that this one needs.
     """
     # Imported here: whoever only chooses a kind needs none of it.
     from sandhold.cell.microvm import open_microvm  # noqa: PLC0415
@@ -86,6 +86,8 @@ def open_machine(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -
             paths,
             lambda: open_microvm(spec, boot, Acceleration.KVM, boot_s_max=acceleration.TRIAL_S_MAX).kill(),
         )
+    if sandbox.needs_hardware:
+        _require_hardware(verdict, f"`sbx rm {sandbox.name}`, and create it without `--require-kvm`")
     cell = open_microvm(spec, boot, verdict.acceleration, spawn)
     if not verdict.is_hardware:
         cell.notes = (f"this machine is {EMULATED}: {verdict.reason}", *cell.notes)
@@ -109,6 +111,11 @@ def _try_hardware(paths: Paths, start: Callable[[], None]) -> Verdict:
     else:
         acceleration.record(paths.vm, works=True, detail="")
     return acceleration.look(paths.vm)
+
+
+def _require_hardware(verdict: Verdict, hint: str) -> None:
+    if not verdict.is_hardware:
+        raise SbxError(f"no hardware virtualisation: {verdict.reason}", hint=hint, status=EXIT_NOT_HELD)
 
 
 def _require_machine(template: str) -> None:

@@ -73,6 +73,7 @@ MIGRATIONS: Final = (
     ALTER TABLE sandboxes ADD COLUMN anchor TEXT;
     ALTER TABLE sandboxes ADD COLUMN protected TEXT NOT NULL DEFAULT '[".git/hooks", ".git/config"]';
     """,
+    "ALTER TABLE sandboxes ADD COLUMN needs_hardware INTEGER NOT NULL DEFAULT 0 CHECK (needs_hardware IN (0, 1));",
 )
 """Schema number n is what the first n of these have made. One that has been released is never changed."""
 

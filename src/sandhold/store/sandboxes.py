@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 _INSERT: Final = """
     INSERT INTO sandboxes (name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at,
-        anchor, protected)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        anchor, protected, needs_hardware)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _SELECT: Final = """
     SELECT slot, name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at,
-        anchor, protected
+        anchor, protected, needs_hardware
     FROM sandboxes
 """
-_Row = tuple[int, str, str, str, str, str, float | None, int | None, int, str, float, str | None, str]
+_Row = tuple[int, str, str, str, str, str, float | None, int | None, int, str, float, str | None, str, int]
 
 
 class NameTakenError(SbxError):
@@ -66,6 +66,7 @@ def add(database: Database, sandbox: Sandbox) -> Sandbox:
         sandbox.created_at,
         sandbox.anchor,
         json.dumps(sandbox.protected),
+        int(sandbox.needs_hardware),
     )
     try:
         with transaction(database):
@@ -148,7 +149,8 @@ def _written(environment: tuple[tuple[str, str], ...], host_variables: tuple[str
 
 
 def _sandbox(row: _Row) -> Sandbox:
-    slot, name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at, anchor, protected = row
+    slot, name, agent, isolation, template, mounts, cpus, memory, pids = row[:9]
+    environment, created_at, anchor, protected, needs_hardware = row[9:]
     variables = json.loads(environment)
     return Sandbox(
         name=name,
@@ -163,4 +165,5 @@ def _sandbox(row: _Row) -> Sandbox:
         host_variables=tuple(variable for variable, value in variables if value is None),
         anchor=anchor,
         protected=tuple(json.loads(protected)),
+        needs_hardware=bool(needs_hardware),
     )

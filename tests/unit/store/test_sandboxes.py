@@ -34,6 +34,7 @@ LAB = Sandbox(
     slot=0,
     created_at=NOON + 0.25,
     host_variables=("KEY", "OTHER_KEY"),
+    needs_hardware=True,
 )
 
 

@@ -78,7 +78,7 @@ QUICK_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 SOURCE_NAMED: Final = re.compile(
-    r"(?<![/\w])((?:model|policy|wire|egress|cell|linux|store|agents|session|cli)/[a-z0-9_]+\.(?:py|toml))\b"
+    r"(?<![/\w])((?:model|policy|wire|egress|cell|linux|store|agents|session|cli)/(?:[a-z0-9_]+/)?[a-z0-9_]+\.(?:py|toml))\b"
 )
 TEST_NAMED: Final = re.compile(r"\b(tests/[a-z0-9_/]+\.py)(?:::([a-z0-9_]+))?")
 
@@ -309,10 +309,12 @@ def test_the_architecture_lists_every_module() -> None:
     text = (REPOSITORY / "ARCHITECTURE.md").read_text()
     listed = {
         room: {word for word in re.findall(r"`(\w+)`", modules) if word not in NO_MODULES}
-        for room, modules in re.findall(r"^\| `(\w+)/` \| (.*) \|$", text, flags=re.MULTILINE)
+        for room, modules in re.findall(r"^\| `([\w/]+)/` \| (.*) \|$", text, flags=re.MULTILINE)
     }
-    rooms = sorted(path.parent for path in SOURCE.glob("*/__init__.py"))
-    assert listed == {room.name: {path.stem for path in room.glob("*.py")} - {"__init__"} for room in rooms}
+    rooms = sorted({path.parent for path in python_files(SOURCE)} - {SOURCE})
+    assert listed == {
+        room.relative_to(SOURCE).as_posix(): {path.stem for path in room.glob("*.py")} - {"__init__"} for room in rooms
+    }
 
 
 def test_documents_name_only_source_that_exists() -> None:

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from sandhold.cell.boot_files import boot_files, find_boot_files, remove_unused
+from sandhold.cell.boot.boot_files import boot_files, find_boot_files, remove_unused
+from sandhold.cell.boot.initramfs import AGENT_FOLDER, ROOT_SERIAL, Entry, make_archive
 from sandhold.cell.identity import identity_for
-from sandhold.cell.initramfs import AGENT_FOLDER, ROOT_SERIAL, Entry, make_archive
+from sandhold.cell.images.templates import find_template
 from sandhold.cell.spec import Template, TemplateKind
-from sandhold.cell.templates import find_template
 from sandhold.linux.process import find_program
 from sandhold.paths import Paths
-from sandhold.session import templates as session_templates
+from sandhold.session.building import templates as session_templates
 from tests.installation import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sandhold.cell.boot_files import BootFiles
+    from sandhold.cell.boot.boot_files import BootFiles
     from tests.installation import Installation
 
 pytestmark = [
@@ -102,7 +102,7 @@ def boot(made: BootFiles, folder: Path, *, has_disk: bool = True) -> str:
     """Boot a machine in software and return what its console said; it has to end by itself."""
     agent = [
         *(Entry(f"{AGENT_FOLDER}{path}", stat.S_IFDIR | 0o755) for path in ("", "/sandhold", "/sandhold/cell")),
-        Entry(f"{AGENT_FOLDER}/sandhold/cell/guest_agent.py", stat.S_IFREG | 0o644, AGENT.encode()),
+        Entry(f"{AGENT_FOLDER}/sandhold/cell/guest/agent.py", stat.S_IFREG | 0o644, AGENT.encode()),
     ]
     initramfs = folder / "initramfs"
     initramfs.write_bytes(made.initramfs.read_bytes() + make_archive(agent))
@@ -179,8 +179,8 @@ def test_a_killed_builder_leaves_nothing_in_the_way(small: Path) -> None:
     big = small / "templates/small/rootfs/big"
     big.write_bytes(os.urandom(1 << 20) * 200)
     program = (
-        "import sys; from pathlib import Path; from sandhold.cell.boot_files import boot_files;"
-        "from sandhold.cell.templates import find_template; home = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from sandhold.cell.boot.boot_files import boot_files;"
+        "from sandhold.cell.images.templates import find_template; home = Path(sys.argv[1]);"
         "boot_files(home / 'vm', find_template(home / 'templates', 'small'), lambda *said: print(*said, flush=True))"
     )
     place = small / "vm/.building/image"
@@ -197,8 +197,8 @@ def test_a_killed_builder_leaves_nothing_in_the_way(small: Path) -> None:
 def test_two_builders_take_turns(small: Path) -> None:
     """Of two commands at once one makes the files and the other finds them."""
     program = (
-        "import sys; from pathlib import Path; from sandhold.cell.boot_files import boot_files;"
-        "from sandhold.cell.templates import find_template; home = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from sandhold.cell.boot.boot_files import boot_files;"
+        "from sandhold.cell.images.templates import find_template; home = Path(sys.argv[1]);"
         "print(boot_files(home / 'vm', find_template(home / 'templates', 'small'), lambda *_: None).key)"
     )
     argv = [sys.executable, "-c", program, str(small)]

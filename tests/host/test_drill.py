@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandhold.paths import Paths
-from sandhold.session.drill import FAULTS, Fault, struck
-from sandhold.session.verdicts import Outcome
+from sandhold.session.proof.drill import FAULTS, Fault, struck
+from sandhold.session.proof.verdicts import Outcome
 
 if TYPE_CHECKING:
     from tests.installation import Installation

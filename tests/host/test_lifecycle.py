@@ -402,7 +402,7 @@ def test_process_1_keeps_its_memory_to_itself(lab: Installation) -> None:
     assert lab.ok("exec", "-u", "root", "lab", "sh", "-c", "tr -d '\\0' </proc/1/cmdline") == "sbx"
 
 
-PARTS = {"the launcher": "sandhold.cell.launch", "egress": "sandhold.session.egress_program", "process 1": ""}
+PARTS = {"the launcher": "sandhold.cell.launch", "egress": "sandhold.session.children.egress_program", "process 1": ""}
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
@@ -435,7 +435,7 @@ def test_a_stopped_egress_and_a_killed_session(lab: Installation) -> None:
     lab.ok("run", "-d", "lab")
     pid = session_pid(lab)
     children = descendants(pid)
-    name = b"sandhold.session.egress_program"
+    name = b"sandhold.session.children.egress_program"
     egress = next(each for each in children if name in Path(f"/proc/{each}/cmdline").read_bytes())
     os.kill(egress, signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.cell.acceleration import DEVICE, DRIVERS, hardware_obstacle
-from sandhold.cell.boot_files import boot_files
-from sandhold.cell.microvm import open_microvm
-from sandhold.cell.qemu import Acceleration
+from sandhold.cell.boot.boot_files import boot_files
+from sandhold.cell.images.templates import find_template
+from sandhold.cell.machine.acceleration import DEVICE, DRIVERS, hardware_obstacle
+from sandhold.cell.machine.microvm import open_microvm
+from sandhold.cell.machine.qemu import Acceleration
 from sandhold.cell.spec import CellSpec
-from sandhold.cell.templates import find_template
 from sandhold.model.sandbox import Limits
 from sandhold.store.database import open_database, transaction
 from tests.installation import at_terminal, wait_until

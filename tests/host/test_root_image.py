@@ -21,7 +21,7 @@ MAKE: Final = """
 import json, os, sys
 from pathlib import Path
 from sandhold.cell import tree
-from sandhold.cell.root_image import image_key, make_root_image
+from sandhold.cell.boot.root_image import image_key, make_root_image
 from sandhold.cell.spec import Template, TemplateKind
 
 home, layered = Path(sys.argv[1]), sys.argv[2] == "layered"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sandhold.cell import templates, tree
+from sandhold.cell import tree
 from sandhold.cell.identity import identity_for
-from sandhold.cell.rootfs import run_mmdebstrap
+from sandhold.cell.images import templates
+from sandhold.cell.images.rootfs import run_mmdebstrap
 from sandhold.errors import SbxError
 from sandhold.linux.process import find_program
 

@@ -43,7 +43,7 @@ def parts(sbx: Installation, name: str) -> Mapping[str, int]:
     found = {SESSION: session}
     for child in children(session):
         words = command_line(child)
-        if b"sandhold.session.egress_program" in words:
+        if b"sandhold.session.children.egress_program" in words:
             found[EGRESS] = child
         elif b"sandhold.cell.launch" in words:
             found[LAUNCHER] = child

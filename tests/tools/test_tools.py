@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.session import trust
-from sandhold.session.inside import INSTRUCTIONS_INSIDE, instructions
+from sandhold.session.furnish import trust
+from sandhold.session.furnish.inside import INSTRUCTIONS_INSIDE, instructions
 from tests.tools.cases import IN_THE_TEMPLATE, INSTALLATION, SLOWER, TO_INSTALL
 from tests.tools.conftest import DENIED
 

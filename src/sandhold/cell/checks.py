@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sandhold.cell.acceleration import DEVICE, hardware_obstacle
 from sandhold.cell.identity import identity_for
+from sandhold.cell.machine.acceleration import DEVICE, hardware_obstacle
+from sandhold.cell.machine.qemu import MACHINE_PROGRAMS
 from sandhold.cell.network import dropped, open_network
-from sandhold.cell.qemu import MACHINE_PROGRAMS
 from sandhold.linux.limits import open_control_group
 from sandhold.linux.process import find_program, spawn_module
 from sandhold.linux.syscalls import Machine

@@ -15,9 +15,9 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sandhold.cell.first_process import serve
+from sandhold.cell.inside.first_process import serve
+from sandhold.cell.inside.root_inside import build_root
 from sandhold.cell.plan import PLAN_BYTES_MAX, from_bytes
-from sandhold.cell.root_inside import build_root
 from sandhold.linux.process import Namespaces, fork
 from sandhold.linux.syscalls import (
     CLONE_NEWCGROUP,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MAKING_TIMEOUT_S: Final = 30.0  # takes 20 ms; a loaded machine gets patience, a stuck one an error
 MESSAGE_BYTES_MAX: Final = 4096
-NETWORK_MAKER: Final = "sandhold.cell.network_inside"
+NETWORK_MAKER: Final = "sandhold.cell.inside.network_inside"
 _DESCRIPTORS: Final = 13  # six sockets, two namespaces, five sockets for the trial; and a tap device for a machine
 _PROTOCOLS: Final = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 

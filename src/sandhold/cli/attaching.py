@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.cli import output
 from sandhold.errors import EXIT_NOT_HELD, SbxError
-from sandhold.session import control, starting, terminal
-from sandhold.session.variables import of_host, unset
+from sandhold.session import control, starting
+from sandhold.session.furnish.variables import of_host, unset
+from sandhold.session.terminals import terminal
 
 if TYPE_CHECKING:
     from sandhold.model.sandbox import Sandbox
     from sandhold.paths import Paths
-    from sandhold.session.variables import Variables
+    from sandhold.session.furnish.variables import Variables
 
 ATTACH_TRIES: Final = 5  # each meets a session that is ending; a sixth in a row is no coincidence
 

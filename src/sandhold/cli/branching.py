@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from sandhold.cli import output
-from sandhold.session import branches, creation
-from sandhold.session.templates import ensure_template
+from sandhold.session import creation
+from sandhold.session.building.templates import ensure_template
+from sandhold.session.workspace import branches
 from sandhold.store import sandboxes
 
 if TYPE_CHECKING:

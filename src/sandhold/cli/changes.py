@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cli import output
 from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
-from sandhold.session.agent_rules import brought_rules
+from sandhold.session.furnish.agent_rules import brought_rules
 from sandhold.store import rules
 from sandhold.store.generations import PolicyUnreadableError
 

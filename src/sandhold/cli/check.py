@@ -15,7 +15,7 @@ from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
 from sandhold.model.destination import Destination, MalformedError, Source, parse_authority
 from sandhold.paths import Paths
 from sandhold.policy.decide import decide
-from sandhold.session.agent_rules import brought_rules
+from sandhold.session.furnish.agent_rules import brought_rules
 from sandhold.store import sandboxes
 from sandhold.store.database import read_only
 from sandhold.store.policy_index import load_index

@@ -13,13 +13,13 @@ from sandhold.cli.attaching import reach
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.sandbox import is_sandbox_name
 from sandhold.paths import Paths
-from sandhold.session import inside
-from sandhold.session.copying import copy_in, copy_out
+from sandhold.session.furnish import inside
+from sandhold.session.workspace.copying import copy_in, copy_out
 from sandhold.store import sandboxes
 from sandhold.store.database import read_only
 
 if TYPE_CHECKING:
-    from sandhold.session.archive import Copied
+    from sandhold.session.workspace.archive import Copied
 
 SHOWN_MAX: Final = 10  # of what was left out
 

@@ -11,8 +11,10 @@ from sandhold.cli.attaching import attach, start_request, variables_for
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.sandbox import Status
 from sandhold.paths import Paths
-from sandhold.session import inside, presence, terminal
-from sandhold.session.variables import parse_variables
+from sandhold.session import presence
+from sandhold.session.furnish import inside
+from sandhold.session.furnish.variables import parse_variables
+from sandhold.session.terminals import terminal
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database
 

@@ -16,8 +16,8 @@ from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.model.sandbox import PROTECTED, Status
 from sandhold.session import anchoring, creation, presence
-from sandhold.session.patterns import parse_pattern
-from sandhold.session.variables import NO_VARIABLES, Variables, parse_variables
+from sandhold.session.furnish.variables import NO_VARIABLES, Variables, parse_variables
+from sandhold.session.workspace.patterns import parse_pattern
 from sandhold.store import sandboxes
 
 if TYPE_CHECKING:

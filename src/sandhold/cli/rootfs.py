@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cli import output
 from sandhold.cli.asking import agrees, may_ask
 from sandhold.errors import SbxError
+from sandhold.session.building.templates import ensure_template, outdated
 from sandhold.session.isolation import prepare
-from sandhold.session.templates import ensure_template, outdated
 
 if TYPE_CHECKING:
     import click

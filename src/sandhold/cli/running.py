@@ -26,15 +26,16 @@ from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.model.sandbox import Isolation
 from sandhold.paths import Paths
-from sandhold.session import control, starting, terminal
+from sandhold.session import control, starting
+from sandhold.session.furnish.login import missing_login
 from sandhold.session.isolation import why
-from sandhold.session.login import missing_login
+from sandhold.session.terminals import terminal
 from sandhold.store.database import open_database
 
 if TYPE_CHECKING:
     from sandhold.agents.parsing import Agent
     from sandhold.model.sandbox import Sandbox
-    from sandhold.session.variables import Variables
+    from sandhold.session.furnish.variables import Variables
 
 _ARGUMENTS = "sandhold.arguments"
 

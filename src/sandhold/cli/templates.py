@@ -13,7 +13,7 @@ from sandhold.cli import output
 from sandhold.cli.groups import LazyGroup
 from sandhold.errors import SbxError
 from sandhold.paths import Paths
-from sandhold.session import templates
+from sandhold.session.building import templates
 from sandhold.store import sandboxes
 from sandhold.store.database import read_only
 
@@ -91,7 +91,7 @@ def build(name: str, pull: bool, microvm: bool) -> int:  # noqa: FBT001 - click 
 @click.argument("name")
 def save(sandbox: str, name: str) -> int:
     """Make a template of what a stopped SANDBOX installed and wrote outside its folders, its home included."""
-    from sandhold.session.saving import save_template  # noqa: PLC0415 - `template ls` lives here and stays quick
+    from sandhold.session.building.saving import save_template  # noqa: PLC0415 - `template ls` lives here and stays quick
 
     made = save_template(Paths.from_environment(os.environ), sandbox, name, time.time())
     output.say(f"saved `{sandbox}` as the template `{made.name}` ({(made.size or 0) // _MIB} MiB over `{made.base}`)")

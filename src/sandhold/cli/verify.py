@@ -15,14 +15,14 @@ from sandhold.cli import output, rootfs
 from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
 from sandhold.paths import Paths
 from sandhold.session.creation import template_of
-from sandhold.session.drill import drill
-from sandhold.session.verdicts import Outcome
-from sandhold.session.verify import verify as try_all
+from sandhold.session.proof.drill import drill
+from sandhold.session.proof.verdicts import Outcome
+from sandhold.session.proof.verify import verify as try_all
 from sandhold.store import sandboxes
 from sandhold.store.database import read_only
 
 if TYPE_CHECKING:
-    from sandhold.session.verdicts import Verdict
+    from sandhold.session.proof.verdicts import Verdict
 
 _COLOURS: Final = {Outcome.CONTAINED: "green", Outcome.ESCAPED: "red", Outcome.SKIPPED: "yellow"}
 _OUTCOME_COLUMNS: Final = 12

@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from sandhold.agents.definitions import agent_names, load_agent
-from sandhold.cell.templates import DEBIAN_TEMPLATE
+from sandhold.cell.images.templates import DEBIAN_TEMPLATE
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.sandbox import PROTECTED, Isolation, Limits, Mount, Sandbox, is_sandbox_name
 from sandhold.session.anchoring import parse_anchor
-from sandhold.session.variables import NO_VARIABLES, Variables
+from sandhold.session.furnish.variables import NO_VARIABLES, Variables
 from sandhold.store import sandboxes
 
 if TYPE_CHECKING:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from sandhold.cell import acceleration
-from sandhold.cell.boot_files import find_boot_files
-from sandhold.cell.qemu import MACHINE_PROGRAMS, PROCESSOR, Acceleration
-from sandhold.cell.templates import HOST_TEMPLATE, find_template
+from sandhold.cell.boot.boot_files import find_boot_files
+from sandhold.cell.images.templates import HOST_TEMPLATE, find_template
+from sandhold.cell.machine import acceleration
+from sandhold.cell.machine.qemu import MACHINE_PROGRAMS, PROCESSOR, Acceleration
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.linux.process import find_program
 from sandhold.model.sandbox import Isolation
-from sandhold.session.templates import prepare_vm
+from sandhold.session.building.templates import prepare_vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandhold.cell.acceleration import Verdict
+    from sandhold.cell.machine.acceleration import Verdict
     from sandhold.cell.spec import Cell, CellSpec
     from sandhold.linux.process import Spawn
     from sandhold.model.sandbox import Sandbox
@@ -71,7 +71,7 @@ def open_machine(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -
         SbxError: when what a machine starts from is not there, or the hardware that this one needs.
     """
     # Imported here: whoever only chooses a kind needs none of it.
-    from sandhold.cell.microvm import open_microvm  # noqa: PLC0415
+    from sandhold.cell.machine.microvm import open_microvm  # noqa: PLC0415
 
     boot = find_boot_files(paths.vm, spec.template)
     if boot is None:

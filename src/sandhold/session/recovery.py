@@ -14,7 +14,7 @@ from sandhold.session import presence
 from sandhold.session.anchoring import anchor_end
 from sandhold.session.policies import CLOCK
 from sandhold.session.presence import UNKNOWN_SESSION
-from sandhold.session.protection import changed_since, forget_baseline
+from sandhold.session.workspace.protection import changed_since, forget_baseline
 from sandhold.store.audit import Trail
 from sandhold.store.event_ids import new_event_id
 from sandhold.store.records import read_backwards

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from sandhold.cell import tree
 from sandhold.errors import SbxError
-from sandhold.session import branches
 from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.policies import editor
 from sandhold.session.presence import AlreadyHeldError, hold
+from sandhold.session.workspace import branches
 from sandhold.store import rules, sandboxes
 
 if TYPE_CHECKING:

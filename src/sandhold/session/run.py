@@ -20,26 +20,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandhold.agents.definitions import load_agent
+from sandhold.cell.images.templates import find_template
 from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import CellSpec
-from sandhold.cell.templates import find_template
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.linux.syscalls import trim_heap
 from sandhold.model.event import SessionStarted, SessionStopped
 from sandhold.model.rule import Generation
 from sandhold.model.sandbox import Isolation
-from sandhold.session import branches, control, inside, presence
+from sandhold.session import control, presence
 from sandhold.session.anchoring import anchor_end
-from sandhold.session.authority import AuthorityCheck
+from sandhold.session.children.authority import AuthorityCheck
+from sandhold.session.children.egress_process import EgressProcess
+from sandhold.session.children.egress_trial import ask_egress
 from sandhold.session.creation import LAYER_FOLDER
-from sandhold.session.egress_process import EgressProcess
-from sandhold.session.egress_trial import ask_egress
-from sandhold.session.furnishing import furnish
+from sandhold.session.furnish import inside
+from sandhold.session.furnish.furnishing import furnish
 from sandhold.session.loose_ends import DropCounter, Switches, kept_listeners, unaccepted
 from sandhold.session.policies import CLOCK, actor
-from sandhold.session.protection import changed_since, forget_baseline, protect, write_baseline
 from sandhold.session.recovery import ends_of_lost, recover
 from sandhold.session.serving import Serving, serve
+from sandhold.session.workspace import branches
+from sandhold.session.workspace.protection import changed_since, forget_baseline, protect, write_baseline
 from sandhold.store import sandboxes
 from sandhold.store.audit import Trail
 from sandhold.store.database import read_only

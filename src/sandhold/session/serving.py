@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.spec import AGENT_USER, CellDied, Command, Exited, Started, TerminalReady
-from sandhold.session import control, inside
-from sandhold.session.left_terminals import LEFT_MAX, LeftTerminal
+from sandhold.session import control
+from sandhold.session.furnish import inside
+from sandhold.session.terminals.left_terminals import LEFT_MAX, LeftTerminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from sandhold.cell.spec import Cell, CommandId
     from sandhold.model.rule import Generation
     from sandhold.model.sandbox import Sandbox
-    from sandhold.session.egress_process import EgressProcess
+    from sandhold.session.children.egress_process import EgressProcess
 
 FIRST_ATTACH_S: Final = 30.0  # whoever starts a session attaches to it at once; a starter that was killed never does
 HANG_UP_GRACE_S: Final = 3.0  # between SIGHUP and SIGKILL for a command whose user went away

@@ -21,8 +21,8 @@ from sandhold.cell.network import NETWORK_MAKER
 from sandhold.errors import SbxError
 from sandhold.linux.spares import Spares
 from sandhold.paths import Paths
-from sandhold.session.authority import AUTHORITY_PROGRAM
-from sandhold.session.egress_process import EGRESS_PROGRAM, EgressError
+from sandhold.session.children.authority import AUTHORITY_PROGRAM
+from sandhold.session.children.egress_process import EGRESS_PROGRAM, EgressError
 from sandhold.session.presence import AlreadyHeldError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DESCRIPTORS: Final = 8192  # CHANNELS_MAX connections with four each, and a cell's own; also what programs may open
 ENVIRONMENT_BYTES_MAX: Final = 1 << 20  # the variables of `starting.py`, each of at most 128 KiB (execve(2))
 HELPERS: Final = (AUTHORITY_PROGRAM, NETWORK_MAKER, LAUNCHER, EGRESS_PROGRAM)
-SHARED: Final = ("sandhold.cell.launch", "sandhold.cell.network_inside", "sandhold.session.policies")
+SHARED: Final = ("sandhold.cell.launch", "sandhold.cell.inside.network_inside", "sandhold.session.policies")
 
 
 def main() -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from sandhold.paths import Paths
 
-START_TIMEOUT_S: Final = 300.0  # a cell's own patience comes first (`cell/microvm.py`), this one is for what it misses
+START_TIMEOUT_S: Final = (
+    300.0  # a cell's own patience comes first (`cell/machine/microvm.py`), this is for what it misses
+)
 STOP_TIMEOUT_S: Final = 60.0  # cut, a guest's unwritten data, kill, and the last records on disk
 CONNECT_TRIES: Final = 200  # a session that is just starting or just ending, looked at every RETRY_S
 RETRY_S: Final = 0.05

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[3] / "src"
 TRIAL = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from sandhold.cell import network_inside as made
+from sandhold.cell.inside import network_inside as made
 from sandhold.cell.network_trial import TrialSockets, try_network
 from sandhold.linux.process import run_checked
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.cell import acceleration
+from sandhold.cell.machine import acceleration
 from sandhold.errors import SbxError
 from sandhold.linux.process import find_program
 from sandhold.model.sandbox import Isolation

@@ -1,0 +1,154 @@
+"""QEMU's command line for one machine. qemu-system-x86_64(1), docs/system/i386/microvm.rst of QEMU.
+
+Rules:
+
+1. Nothing is there that is not named here: no default device, no configuration file, no monitor, no display.
+2. Everything that the machine is made of but the shared folders is a descriptor that QEMU is started with, so the cell
+   it runs in holds no file of ours. The folders are mounted in that cell, read-only ones read-only.
+3. QEMU's own filter is on: it can start nothing, gain nothing, and change no limit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sandhold.cell.machine.plan import LAYER_SERIAL, PORT_NAME, ROOT_SERIAL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandhold.cell.machine.plan import GuestMount
+
+PROGRAM: Final = "/usr/bin/qemu-system-x86_64"
+PROCESSOR: Final = "x86_64"  # as the kernel spells it; the guest's kernel and QEMU's machine are for it
+MACHINE_PROGRAMS: Final = (
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mkfs.erofs", "erofs-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+)
+"""What a machine needs on the host, each with the Debian package that has it."""
+FIRST_DESCRIPTOR: Final = 3
+CARD_ADDRESS: Final = "02:00:00:00:00:02"  # locally administered (IEEE 802); nobody else is on the link
+MEMORY_STEP: Final = 1 << 20
+CODE_CACHE_MIB: Final = 256  # of translated code; QEMU's own default is a gigabyte that a busy guest fills
+_SECONDS_OF_CALIBRATION_HZ: Final = 2_000_000  # kHz of a clock when the host names none; a wrong one boots as well
+
+
+class Acceleration(StrEnum):
+    """How the guest's instructions run. Another host's own (`hvf`) would be one more line here."""
+
+    KVM = "kvm"
+    """By the processor itself."""
+    TCG = "tcg"
+    """Translated by QEMU: any host can, some ten times slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """What a machine is made of, as descriptors, in the order in which QEMU is started with them."""
+
+    kernel: int
+    initramfs: int
+    root: int
+    layer: int
+    tap: int
+    port: int
+    console: int
+
+    def all(self) -> tuple[int, ...]:
+        """Return them in order."""
+        return (self.kernel, self.initramfs, self.root, self.layer, self.tap, self.port, self.console)
+
+
+def command_line(
+    acceleration: Acceleration,
+    cpus: float,
+    memory: int,
+    mounts: Sequence[GuestMount],
+    clock_khz: int,
+    *,
+    has_tap: bool = True,
+) -> tuple[str, ...]:
+    """Return the program and its arguments, by rules 1 to 3; `memory` is in bytes. Without a tap device the cable is a
+    datagram socket with a frame in each.
+
+    The descriptors are those of `Descriptors`, numbered from `FIRST_DESCRIPTOR`.
+    """
+    kernel, initramfs, root, layer, tap, port, console = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + 7)
+    line = [PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"]
+    line += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    line += ["-machine", "microvm,rtc=on,graphics=off", *_processor(acceleration)]
+    line += ["-smp", str(max(1, math.ceil(cpus))), "-m", f"{memory // MEMORY_STEP}M"]
+    line += ["-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}"]
+    line += ["-append", kernel_words(acceleration, clock_khz)]
+    line += _disk(root, "root", ROOT_SERIAL, is_read_only=True)
+    line += _disk(layer, "layer", LAYER_SERIAL, is_read_only=False)
+    cable = f"tap,id=net,fd={tap}" if has_tap else f"dgram,id=net,local.type=fd,local.str={tap}"
+    line += ["-netdev", cable, "-device", f"virtio-net-device,netdev=net,mac={CARD_ADDRESS}"]
+    line += ["-device", "virtio-serial-device,max_ports=2", "-chardev", f"socket,id=port,fd={port}"]
+    line += ["-device", f"virtserialport,chardev=port,name={PORT_NAME}"]
+    line += ["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"]
+    line += ["-device", "virtio-balloon-device,free-page-reporting=on"]
+    for mount in mounts:
+        line += _share(mount)
+    return tuple(line)
+
+
+def kernel_words(acceleration: Acceleration, clock_khz: int) -> str:
+    """Return the kernel's command line. Documentation/admin-guide/kernel-parameters.txt of the kernel.
+
+    An emulated machine has no clock to measure its own by, and a kernel that is not told hangs in `calibrate_delay`.
+    """
+    words = "console=ttyS0 quiet panic=-1 reboot=t 8250.nr_uarts=1 i8042.noprobe audit=0 apparmor=0 cryptomgr.notests"
+    if acceleration is Acceleration.TCG:
+        words += f" tsc_early_khz={clock_khz} mitigations=off nokaslr no_timer_check random.trust_cpu=on"
+    return words
+
+
+def host_clock_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
+    """Return the speed of the host's first processor in kHz."""
+    for line in cpuinfo.read_text("ascii", "replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "cpu MHz":
+            return int(float(value) * 1000)
+    return _SECONDS_OF_CALIBRATION_HZ
+
+
+def _processor(acceleration: Acceleration) -> list[str]:
+    if acceleration is Acceleration.KVM:
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", f"tcg,thread=multi,tb-size={CODE_CACHE_MIB}", "-cpu", "max"]
+
+
+def _disk(descriptor: int, name: str, serial: str, *, is_read_only: bool) -> list[str]:
+    """Give the machine a disk. When the host's own is full the guest is told so: by itself, QEMU would hold it still
+    until somebody looks."""
+    number = descriptor
+    file = f"driver=file,node-name={name}-file,filename=/dev/fdset/{number},locking=off"
+    raw = f"driver=raw,node-name={name},file={name}-file"
+    if is_read_only:
+        file, raw = f"{file},read-only=on", f"{raw},read-only=on"
+    else:
+        file, raw = f"{file},discard=unmap", f"{raw},discard=unmap"
+    return [
+        "-add-fd", f"fd={descriptor},set={number}",
+        "-blockdev", file,
+        "-blockdev", raw,
+        "-device", f"virtio-blk-device,drive={name},serial={serial},werror=report,rerror=report",
+    ]  # fmt: skip
+
+
+def _share(mount: GuestMount) -> list[str]:
+    """Serve a folder as QEMU's own user: what the guest makes belongs to that user, whoever the guest says it is.
+
+    A comma ends an option's value; two are one comma of the value.
+    """
+    path = mount.path.replace(",", ",,")
+    share = f"local,id={mount.tag},path={path},security_model=none,multidevs=remap"
+    if mount.is_read_only:
+        share += ",readonly=on"
+    return ["-fsdev", share, "-device", f"virtio-9p-device,fsdev={mount.tag},mount_tag={mount.tag}"]

@@ -1,0 +1,72 @@
+"""QEMU's command line: what is in it, and what can never be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sandhold.cell.machine.plan import GuestMount
+from sandhold.cell.machine.qemu import Acceleration, command_line, host_clock_khz, kernel_words
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def line(*mounts: GuestMount, acceleration: Acceleration = Acceleration.TCG, cpus: float = 1) -> tuple[str, ...]:
+    """Return the command line of a small machine."""
+    return command_line(acceleration, cpus, 512 << 20, mounts, 2_000_000)
+
+
+def test_nothing_is_there_by_default() -> None:
+    """No default device, configuration file, monitor or display, and QEMU's own filter refuses new programs."""
+    words = line()
+    assert {"-nodefaults", "-no-user-config"} <= set(words)
+    assert words[words.index("-monitor") + 1] == "none"
+    assert words[words.index("-display") + 1] == "none"
+    assert {"spawn=deny", "elevateprivileges=deny"} <= set(words[words.index("-sandbox") + 1].split(","))
+
+
+def test_no_path_of_the_host_is_named_but_the_folders() -> None:
+    """Everything but the program and the shared folders is a descriptor."""
+    folder = "/home/someone/project"
+    paths = {
+        part.partition("=")[2]
+        for word in line(GuestMount(folder, "ws0", is_read_only=False))[1:]
+        for part in word.split(",")
+        if part.partition("=")[2].startswith("/")
+    }
+    assert paths <= {folder, *(f"/dev/fdset/{number}" for number in range(3, 10))}
+
+
+def test_a_comma_in_a_folders_name_starts_no_option() -> None:
+    """A folder cannot set options of the share by what it is called."""
+    (share,) = [word for word in line(GuestMount("/a,readonly=off,b", "ws0", is_read_only=True)) if "local" in word]
+    assert share.replace(",,", "") == (
+        "local,id=ws0,path=/areadonly=offb,security_model=none,multidevs=remap,readonly=on"
+    )
+
+
+def test_a_part_of_a_processor_is_one() -> None:
+    """The machine has as many processors as it takes to use what it may; control groups hold it to the rest."""
+    assert [line(cpus=cpus)[line().index("-smp") + 1] for cpus in (0.1, 1, 1.5, 2)] == ["1", "1", "2", "2"]
+
+
+def test_an_emulated_kernel_is_told_its_clock() -> None:
+    """Without that the kernel hangs where it measures; with the processor's help it has a clock of its own."""
+    assert "tsc_early_khz=2445009" in kernel_words(Acceleration.TCG, 2445009)
+    assert "tsc_early_khz" not in kernel_words(Acceleration.KVM, 2445009)
+
+
+def test_the_hosts_clock_is_read(tmp_path: Path) -> None:
+    """The first processor's speed counts, and a host that names none gets one that boots all the same."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\ncpu MHz\t\t: 2445.009\nprocessor : 1\ncpu MHz : 1\n")
+    assert host_clock_khz(cpuinfo) == 2445009
+    cpuinfo.write_text("processor : 0\n")
+    assert host_clock_khz(cpuinfo) > 0
+
+
+def test_without_a_tap_device_the_card_has_a_socket() -> None:
+    """Where no tap device may be made, frames go through a datagram socket under the same number."""
+    words = command_line(Acceleration.TCG, 1, 512 << 20, (), 2_000_000, has_tap=False)
+    assert words[words.index("-netdev") + 1] == "dgram,id=net,local.type=fd,local.str=7"
+    assert line()[line().index("-netdev") + 1] == "tap,id=net,fd=7"

@@ -1,8 +1,12 @@
-"""A small mutation fuzzer: deterministic by its seed, and it keeps the inputs that a parser answered in a new way.
+"""A small mutation fuzzer: deterministic by its seed, in two phases that differ in what they learn from.
 
 A target is judged by a function from bytes to the *kind* of its answer (a type, one of our own messages). The function
-raises when a rule of the parser is broken. An input with a kind of answer that nobody has seen becomes one to start
-from: enough feedback to get past lengths and checksums that the corpus has right, at the speed of the parser itself.
+raises when a rule of the parser is broken. In both phases an input with a kind of answer that nobody has seen becomes
+one to start from.
+
+1. *Traced*: an input that takes a step from one line of ours to another that none took before becomes one to start
+   from as well. To be traced makes a parser many times slower, so this phase is short.
+2. *Fast*: the inputs that were found so far, changed, at the speed of the parser itself.
 """
 
 from __future__ import annotations
@@ -10,21 +14,27 @@ from __future__ import annotations
 import faulthandler
 import random
 import resource
+import sys
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from types import CodeType, FrameType
 
     Check = Callable[[bytes], str]
 
+TRACED_ONE_IN: Final = 20  # of the executions of a run, at its start
+TRACED_MAX: Final = 50_000  # by then a parser of a few hundred lines shows a new step once in thousands of inputs
 BATCH: Final = 1000  # executions between two looks at the clock
 HANG_S: Final = 60.0  # for a batch that takes a quarter of a second; then the interpreter says where it is and ends
 KEPT_MAX: Final = 2000  # inputs to start from: more than any parser here has kinds of answers
 INPUT_BYTES_MAX: Final = 80_000  # beyond the largest limit of any parser
 LARGE_ONE_IN: Final = 2000  # most rules are about small inputs; the limits are about large ones
+OURS: Final = str(Path(__file__).resolve().parents[2] / "src" / "sandhold")
 GROWTH_BYTES_MAX: Final = 128 << 20  # of this process over one target: what a parser holds on to must not pile up
 
 INTERESTING: Final = (
@@ -53,12 +63,17 @@ class Tally:
     """What one run of a target came to."""
 
     executions: int = 0
+    traced: int = 0
     seconds: float = 0.0
     kinds: set[str] = field(default_factory=set)
+    starts: int = 0
 
     def __str__(self) -> str:
         rate = self.executions / self.seconds if self.seconds else 0.0
-        return f"{self.executions} executions, {rate:.0f} a second, {len(self.kinds)} kinds of answers"
+        return (
+            f"{self.executions} executions ({self.traced} of them traced), {rate:.0f} a second, "
+            f"{len(self.kinds)} kinds of answers, {self.starts} inputs to start from"
+        )
 
 
 class BrokenError(AssertionError):
@@ -78,24 +93,65 @@ def fuzz(target: Target, seed: int, executions: int, seconds: float = float("inf
 def _fuzz(target: Target, check: Check, seed: int, executions: int, seconds: float) -> Tally:
     chance = random.Random(f"{seed} {target.name}")
     starts = list(target.corpus)
+    steps = Steps()
     tally = Tally()
     begun, used = time.monotonic(), _memory()
     for data in starts:
-        tally.kinds.add(_run(target, check, data))
+        with steps.traced():
+            tally.kinds.add(_run(target, check, data))
+    to_trace = min(TRACED_MAX, executions // TRACED_ONE_IN)
     while tally.executions < executions and tally.seconds < seconds:
         with _hang_watch():
             for _ in range(min(BATCH, executions - tally.executions)):
                 data = mutate(chance, starts, target.words)
-                kind = _run(target, check, data)
-                if kind not in tally.kinds:
+                known = len(steps.taken)
+                if tally.traced < to_trace:
+                    tally.traced += 1
+                    with steps.traced():
+                        kind = _run(target, check, data)
+                else:
+                    kind = _run(target, check, data)
+                if kind not in tally.kinds or len(steps.taken) > known:
                     tally.kinds.add(kind)
                     if len(starts) < KEPT_MAX:
                         starts.append(data)
                 tally.executions += 1
         tally.seconds = time.monotonic() - begun
+    tally.starts = len(starts)
     if _memory() - used > GROWTH_BYTES_MAX:
         raise BrokenError(f"{target.name} holds on to memory: {_memory() - used} bytes more than before")
     return tally
+
+
+class Steps:
+    """The steps from line to line of ours that executions have taken, seen by sys.settrace(3)."""
+
+    def __init__(self) -> None:
+        self.taken: set[tuple[CodeType, int, int]] = set()
+
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        """Trace what runs meanwhile, and let go of whoever traced before until then."""
+        before = sys.gettrace()
+        sys.settrace(self._enter)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    def _enter(self, frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if event != "call" or not frame.f_code.co_filename.startswith(OURS):
+            return None
+        code, last = frame.f_code, 0
+
+        def step(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+            nonlocal last
+            if event == "line":
+                self.taken.add((code, last, frame.f_lineno))
+                last = frame.f_lineno
+            return step
+
+        return step
 
 
 @contextmanager

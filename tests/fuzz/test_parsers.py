@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 import pytest
 
-from tests.fuzz.engine import BrokenError, Target, fuzz, mutate
+from sandhold.model.destination import MalformedError, parse_host
+from tests.fuzz.engine import TRACED_ONE_IN, BrokenError, Target, fuzz, mutate
 from tests.fuzz.run import TARGETS
 
 
@@ -34,6 +36,21 @@ def test_a_broken_rule_is_found_and_shown() -> None:
 
     with pytest.raises(BrokenError, match="fromhex"):
         fuzz(Target("broken", (b"start",), (b"GET",), lambda _: check), seed=1, executions=100_000)
+
+
+def test_a_step_that_is_new_is_kept() -> None:
+    """What takes a line of ours that nothing took before is learnt from, although its answer is like any other's."""
+
+    def check(data: bytes) -> str:
+        with suppress(MalformedError):
+            parse_host(data)
+        return "one answer for all"
+
+    target = Target("steps", (b"a.test", b"b.test"), (b"::1", b"127.0.0.1"), lambda _: check)
+    assert fuzz(target, seed=1, executions=10).starts == 2, "too short to trace anything"
+    tally = fuzz(target, seed=1, executions=4000)
+    assert tally.traced == 4000 // TRACED_ONE_IN
+    assert 5 < tally.starts < tally.traced
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:

@@ -55,7 +55,8 @@ def contained(field: Field, attempt: Attempt, sandbox: str, *, is_on_record: boo
     to be. Returns what the probe says."""
     before = len(field.sbx.records(sandbox))
     said = field.inside(sandbox, attempt.code, attempt.user)
-    assert [each for each in field.seen() if not each.startswith(attempt.permitted or ("\0",))] == [], said
+    unwanted = [each for each in field.seen() if not each.startswith(attempt.permitted or ("\0",))]
+    assert unwanted == [], f"{said!r}, and this was seen: {unwanted}"
     wanted = attempt.record
     if wanted is None or not is_on_record:
         return said

@@ -82,6 +82,54 @@ def handshake(sock: socket.socket, name: str | None, host: str = "") -> str:
         return answer(secure)
 
 
+def resumed(first: str, host: str, name: str) -> str:
+    """Shake hands with one host, and go on with that session at another under a name of one's choice."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # its session is there as soon as the handshake is over
+    with (
+        socket.create_connection((first, 443), PATIENCE_S) as sock,
+        context.wrap_socket(sock, server_hostname=first) as secure,
+    ):
+        session = secure.session
+    assert session is not None
+    assert session.has_ticket
+    with (
+        socket.create_connection((host, 443), PATIENCE_S) as sock,
+        context.wrap_socket(sock, server_hostname=name, session=session) as secure,
+    ):
+        secure.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+        return answer(secure)
+
+
+def late(host: str, port: int, name: str) -> str:
+    """Wait for the far end's greeting, and speak TLS under a name of one's choice only then."""
+    with socket.create_connection((host, port), PATIENCE_S) as sock:
+        said = answer(sock)
+        return handshake(sock, name) if said.startswith("220 ") else f"instead of a greeting: {said}"
+
+
+def in_a_row(first: str, second: str) -> str:
+    """Ask the proxy for two pages before the first has come; the statuses of all that come back."""
+    with socket.create_connection(PROXY, PATIENCE_S) as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.sendall(
+            b"".join(
+                b"GET http://%s/ HTTP/1.1\r\nHost: %s\r\n\r\n" % (each, each)
+                for each in (first.encode(), second.encode())
+            )
+        )
+        said = b""
+        try:
+            while data := sock.recv(65536):
+                said += data
+                if said.count(b"HTTP/1.1 ") == 2:
+                    break
+        except (TimeoutError, ConnectionResetError):
+            pass
+        return " ".join(part[:3].decode() for part in said.split(b"HTTP/1.1 ")[1:]) or "closed"
+
+
 def split_hello(host: str, port: int, name: str) -> str:
     """Send a ClientHello byte by byte."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.range.attempt import Attempt, make
-from tests.range.world import EVIL, GOOD
+from tests.range.world import EVIL, FILES, GOOD
 
 if TYPE_CHECKING:
     from tests.range.field import Field
@@ -47,6 +47,21 @@ def carries(protocol: int) -> Attempt:
     return Attempt(f"raw({protocol}, {EVIL!r})", f"ip {protocol} {EVIL}", ("refused",), None, user="root")
 
 
+def resumes(host: str, goal: str, record: str) -> Attempt:
+    """An attempt to go on at a host, as `evil.test`, with a session of an allowed one."""
+    permitted = ("dns a.files.test", f"tcp {FILES}:443")
+    return Attempt(
+        f"resumed('a.files.test', {host!r}, 'evil.test')", goal, (*D403, *RESET), record, permitted=permitted
+    )
+
+
+def passes(fields: bytes, goal: str) -> Attempt:
+    """An attempt to have fields that are for the proxy arrive at a host that is allowed, as everything else does."""
+    head = b"GET http://good.test/ HTTP/1.1\r\nHost: good.test\r\n" + fields + b"\r\n"
+    return Attempt(f"proxied({head!r})", goal, ("200",), None, permitted=GETS_GOOD)
+
+
+GETS_GOOD: Final = ("dns good.test", f"tcp {GOOD}:80")
 ATTEMPTS: Final = {
     "E03 no server name": Attempt("tls('evil.test', 443, None)", f"tcp {EVIL}:443", (*D403, *RESET), "evil.test"),
     "E03 no server name for an allowed host": Attempt("tls('good.test', 443, None)", f"tcp {GOOD}:443", (*D403, *RESET), "good.test"),
@@ -54,8 +69,11 @@ ATTEMPTS: Final = {
     "E05 an opening in pieces under another name": Attempt("split_hello('good.test', 443, 'evil.test')", f"tcp {GOOD}:443", ("\\\\x16", "\\x16", "x16"), "evil.test"),
     "E09 an opening of another age": Attempt("tcp('good.test', 443, b'\\x80\\x2e\\x01\\0\\2\\0\\x15\\0\\0\\0\\x10')", f"tcp {GOOD}:443", RESET, "good.test"),
     "E09 no TLS at all": Attempt("tcp('good.test', 443, b'HELO world\\r\\n')", f"tcp {GOOD}:443", RESET, "good.test"),
+    "E10 a session of an allowed host, resumed at a denied one": resumes("evil.test", f"tcp {EVIL}:443", "evil.test"),
+    "E10 a session of an allowed host, resumed under a denied name": resumes("good.test", f"tcp {GOOD}:443", "evil.test"),
     "E15 a tunnel in a tunnel": Attempt("tunnel('good.test:443', b'CONNECT evil.test:443 HTTP/1.1\\r\\nHost: evil.test:443\\r\\n\\r\\n')", f"tcp {GOOD}:443", (*D403, *RESET), "good.test"),
     "E15 a denied name in an allowed tunnel": Attempt("connect('good.test:443', 'evil.test')", f"tcp {GOOD}:443", D403, "evil.test"),
+    "E22 TLS for a denied name after the greeting of an allowed host": Attempt("late('ssh.allowed.test', 25, 'evil.test')", "late evil.test", (*D403, *RESET), "evil.test", permitted=("dns ssh.allowed.test", f"tcp {EVIL}:25"), is_wide=False),
     "F02 two lengths": says(b"POST http://good.test/ HTTP/1.1\r\nHost: good.test\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
     "F02 a length with a sign": says(b"POST http://good.test/ HTTP/1.1\r\nHost: good.test\r\nContent-Length: +5\r\n\r\nhello"),
     "F02 a length and chunks": says(b"POST http://good.test/ HTTP/1.1\r\nHost: good.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
@@ -70,8 +88,12 @@ ATTEMPTS: Final = {
     "F10 an allowed host in a field of its own": Attempt("get('http://evil.test/', 'Host: evil.test\\r\\nX-Forwarded-Host: good.test\\r\\n')", f"tcp {EVIL}:80", D403, "evil.test"),
     "F13 a tunnel with a body": says(b"CONNECT good.test:443 HTTP/1.1\r\nHost: good.test:443\r\nContent-Length: 3\r\n\r\nabc", goal=f"tcp {GOOD}:443"),
     "F14 data before the answer": Attempt("proxied(b'CONNECT evil.test:22 HTTP/1.1\\r\\nHost: evil.test:22\\r\\n\\r\\nSSH-2.0-x\\r\\n')", f"tcp {EVIL}:22", D403, "evil.test"),
+    "F15 a denied host behind an allowed one": Attempt("in_a_row('good.test', 'evil.test')", "second evil.test", ("200 403", "200", "403"), "evil.test", permitted=GETS_GOOD),
     "F16 a tunnel without a port": says(b"CONNECT good.test HTTP/1.1\r\nHost: good.test\r\n\r\n", goal=f"tcp {GOOD}:443"),
     "F16 a tunnel with a path": says(b"CONNECT good.test:443/x HTTP/1.1\r\nHost: good.test:443\r\n\r\n", goal=f"tcp {GOOD}:443"),
+    "F21 a redirection to a denied host": Attempt(f"sh('{CURL} -L http://red.allowed.test/redirect')", f"tcp {EVIL}:8090", D403, "evil.test", permitted=("dns red.allowed.test", f"tcp {EVIL}:80")),
+    "F24 a password for the proxy": passes(b"Proxy-Authorization: Basic c2VjcmV0\r\n", "field proxy-authorization"),
+    "F24 a wish to the proxy": passes(b"Proxy-Connection: keep-alive\r\n", "field proxy-connection"),
     "F26 a method in small letters": Attempt("proxied(b'connect evil.test:443 HTTP/1.1\\r\\nHost: evil.test:443\\r\\n\\r\\n')", f"tcp {EVIL}:443", MALFORMED, "malformed"),
     "F27 no version": says(b"GET http://good.test/\r\n\r\n"),
     "F27 a version that is none": says(b"GET http://good.test/ HTTP/1.2\r\nHost: good.test\r\n\r\n"),

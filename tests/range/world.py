@@ -3,12 +3,15 @@
 Names are answered by an authoritative server, every TCP connection by a canary that speaks TLS and HTTP or greets
 first, and every packet that arrives on a link is captured. One JSON object a line: in `{"do": "seen"}`, out the
 list of what was seen since, a string each: `tcp ADDRESS:PORT`, `udp ADDRESS:PORT`, `dns NAME TYPE`,
-`ip PROTOCOL ADDRESS`.
+`ip PROTOCOL ADDRESS`; and what a canary heard on a connection that may be allowed: `late NAME` for TLS that begins
+after its greeting, `second HOST` for a request behind another one, `field NAME` for one that was none of its business.
 """
 
 from __future__ import annotations
 
 import json
+import queue
+import re
 import select
 import socket
 import ssl
@@ -67,6 +70,9 @@ table inet world {{
   }}
 }}
 """
+REDIRECTED_TO: Final = "http://evil.test:8090/"
+_HOST: Final = re.compile(rb"^host:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_PRIVATE: Final = re.compile(rb"^(proxy-[a-z]+):", re.IGNORECASE | re.MULTILINE)
 _NOISE: Final = frozenset({133, 134, 135, 136, 143})  # ICMPv6: neighbours and routers, which every link has
 _OUTGOING: Final = 4  # packet(7), PACKET_OUTGOING
 _SYN_ONLY: Final = 0x02
@@ -85,9 +91,10 @@ def main() -> None:
     capture = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
     capture.setsockopt(socket.SOL_SOCKET, 33, CAPTURE_BYTES)  # SO_RCVBUFFORCE
     capture.settimeout(0)
+    heard: queue.SimpleQueue[str] = queue.SimpleQueue()
     context = _context()
     listener = socket.create_server(("::", CANARY_PORT), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
-    threading.Thread(target=_accept, args=(listener, context), daemon=True).start()
+    threading.Thread(target=_accept, args=(listener, context, heard), daemon=True).start()
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
         datagrams = socket.socket(family, socket.SOCK_DGRAM)
         if family == socket.AF_INET6:
@@ -99,12 +106,15 @@ def main() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for _ in sys.stdin:
-        sys.stdout.write(json.dumps(_seen(capture)) + "\n")
+        sys.stdout.write(json.dumps(_seen(capture, heard)) + "\n")
         sys.stdout.flush()
 
 
-def _seen(capture: socket.socket) -> list[str]:
+def _seen(capture: socket.socket, heard: queue.SimpleQueue[str]) -> list[str]:
     found: list[str] = []
+    with suppress(queue.Empty):
+        while True:
+            found.append(heard.get_nowait())
     while True:
         try:
             packet, link = capture.recvfrom(65536)
@@ -174,27 +184,39 @@ def _answer(wire: bytes) -> bytes:
     return response.to_wire()
 
 
-def _accept(listener: socket.socket, context: ssl.SSLContext) -> None:
+def _accept(listener: socket.socket, context: ssl.SSLContext, heard: queue.SimpleQueue[str]) -> None:
     while True:
         sock, _ = listener.accept()
-        threading.Thread(target=_talk, args=(sock, context), daemon=True).start()
+        threading.Thread(target=_talk, args=(sock, context, heard), daemon=True).start()
 
 
-def _talk(sock: socket.socket, context: ssl.SSLContext) -> None:
+def _talk(sock: socket.socket, context: ssl.SSLContext, heard: queue.SimpleQueue[str]) -> None:
     with sock, suppress(OSError):
         target, port = original_destination(sock)
         sock.settimeout(10)
         talking: socket.socket = sock
         if not select.select([sock], [], [], GREETING_S)[0]:
             sock.sendall(b"220 world\r\n")
-        elif sock.recv(1, socket.MSG_PEEK) == b"\x16":
+            if sock.recv(1, socket.MSG_PEEK) == b"\x16":
+                context = _context()
+                context.sni_callback = lambda _, name, __: heard.put(f"late {name}")
+        if sock.recv(1, socket.MSG_PEEK) == b"\x16":
             talking = context.wrap_socket(sock, server_side=True)
         with talking:
-            if talking.recv(65536):
-                body = f"{target} {port}\n".encode()
-                talking.sendall(
-                    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-                )
+            if said := talking.recv(65536):
+                for event in _heard(said):
+                    heard.put(event)
+                talking.sendall(_page(said, f"{target} {port}\n".encode()))
+
+
+def _heard(said: bytes) -> list[str]:
+    found = [f"second {host.decode('latin-1')}" for host in _HOST.findall(said)[1:] if said.count(b" HTTP/1.") > 1]
+    return found + [f"field {name.decode('ascii').lower()}" for name in _PRIVATE.findall(said)]
+
+
+def _page(said: bytes, body: bytes) -> bytes:
+    status = b"302 Found\r\nLocation: " + REDIRECTED_TO.encode() if b" /redirect " in said else b"200 OK"
+    return b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
 
 
 def _context() -> ssl.SSLContext:

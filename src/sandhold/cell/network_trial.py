@@ -88,7 +88,11 @@ def _try_stream(sock: socket.socket, listener: socket.socket, address: IPv4Addre
 def _try_datagram(sock: socket.socket, nameserver: socket.socket, address: IPv4Address | IPv6Address) -> None:
     token = secrets.token_bytes(TOKEN_BYTES)
     sock.settimeout(0)
-    sock.sendto(token, (str(address), DNS_PORT))
+    elsewhere = f"a query inside to {address} does not end at egress"
+    try:
+        sock.sendto(token, (str(address), DNS_PORT))
+    except PermissionError:  # a filter's drop on the way out is told to the sender at once
+        raise OSError(elsewhere) from None
     arrived, _, _ = select.select([nameserver], [], [], TRIAL_TIMEOUT_S)
     if not arrived or nameserver.recv(TOKEN_BYTES) != token:
-        raise OSError(f"a query inside to {address} does not end at egress")
+        raise OSError(elsewhere)

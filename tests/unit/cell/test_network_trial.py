@@ -81,4 +81,4 @@ def test_queries_that_go_elsewhere_are_refused() -> None:
         timeout=60,
         check=True,
     )
-    assert done.stdout != ""
+    assert done.stdout == "a query inside to 192.0.2.1 does not end at egress\n"

@@ -136,6 +136,28 @@ def do_captured(cell: NamespacesCell) -> list[list[Any]]:
     return found
 
 
+def do_owners(cell: NamespacesCell, argv: list[str], user: str = "agent") -> dict[str, Any]:
+    """Run a command to its end and tell whose each connection was that it made."""
+    null = os.open(os.devnull, os.O_RDWR)
+    command = cell.start(_command(argv, user, "/"), (null, null, null))
+    os.close(null)
+    found: list[list[Any]] = []
+    while True:
+        ready, _, _ = select.select([cell.fileno(), *(one.fileno() for one in cell.tcp)], [], [], WAIT_S)
+        if not ready or cell.owners is None:
+            return {"status": None, "found": found}
+        for listener in cell.tcp:
+            if listener.fileno() in ready:
+                connection, _ = listener.accept()
+                with connection:
+                    headed = original_destination(connection)
+                    found.append([str(headed[0]), cell.owners.user_of(connection, headed)])
+        for event in cell.events() if cell.fileno() in ready else []:
+            ended = _ended(event)
+            if ended is not None and ended.command == command:
+                return {"status": ended.status, "found": found}
+
+
 def do_answer(cell: NamespacesCell, argv: list[str]) -> dict[str, Any]:
     """Run a command and answer its first datagram to a resolver with the same bytes."""
     null = os.open(os.devnull, os.O_RDWR)

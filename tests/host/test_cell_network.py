@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -25,6 +26,26 @@ def test_every_connection_ends_at_the_listener_with_its_destination(cell: OpenCe
     cell.python(CONNECT.format(targets=[target for target in targets if "%" not in target[0]]))
     got = cell.ask(do="captured")
     assert sorted(got) == sorted(["tcp", address, port] for address, port in targets if "%" not in address)
+
+
+TARGETS = [("203.0.113.9", 443), ("2001:db8::9", 443), ("10.200.0.1", 3128)]
+READ = "\nimport sys; [kept.recv(1) for kept in [socket.create_connection(at, 10) for at in TARGETS]]"
+
+
+def test_whose_a_connection_is(person: Person) -> None:
+    """The user inside who made a connection is known by the id inside, for captured and for explicit ones."""
+    with contextlib.closing(person.start()) as cell:
+        argv = ["/usr/bin/python3", "-I", "-c", f"import socket; TARGETS = {TARGETS!r}{READ}"]
+        for user, number in (("agent", 1000), ("root", 0)):
+            got = cell.ask(do="owners", argv=argv, user=user)
+            assert sorted(got["found"]) == sorted([address, number] for address, _ in TARGETS)
+
+
+def test_whose_a_connection_is_without_subordinate_ids(lonely: Person) -> None:
+    """Where the agent's id is the only one, it is the one that is named."""
+    with contextlib.closing(lonely.start()) as cell:
+        argv = ["/usr/bin/python3", "-I", "-c", f"import socket; TARGETS = {TARGETS!r}{READ}"]
+        assert sorted(cell.ask(do="owners", argv=argv)["found"]) == sorted([address, 1000] for address, _ in TARGETS)
 
 
 def test_an_explicit_client_reaches_the_same_listener(cell: OpenCell) -> None:

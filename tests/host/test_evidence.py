@@ -89,3 +89,17 @@ def test_nothing_to_compare_is_no_success(sbx: Installation, heads: Path) -> Non
         other.write_text(text)
         assert sbx("policy", "log", "lab", "--verify", "--anchor", str(other)).status != 0
     assert sbx("policy", "log", "lab", "--anchor", str(heads)).status == 2
+
+
+def test_who_inside_it_was(sbx: Installation, project: Path) -> None:
+    """A connection's record names the user inside who made it, and so do the rows that other programs read."""
+    sbx.ok("create", "--template", "host", "--name", "lab", "shell", ".", folder=project)
+    sbx.ok("run", "lab", "--", "-c", "curl -s http://one.example.com/; true")
+    sbx("exec", "-u", "root", "lab", "curl", "-s", "http://two.example.com/")
+    users = {
+        record["host"]: record["user"] for record in sbx.records("lab") if record["kind"] in ("connection", "request")
+    }
+    assert users == {"one.example.com": 1000, "two.example.com": 0}
+    events = [json.loads(line) for line in sbx.ok("policy", "log", "lab", "--format", "ocsf").splitlines()]
+    uids = {each["dst_endpoint"]["hostname"]: each["actor"]["user"]["uid"] for each in events if "actor" in each}
+    assert uids == {"one.example.com": "1000", "two.example.com": "0"}

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sandhold.cell.spec import CellEvent, CellSpec, Command, CommandId, DroppedCount
     from sandhold.linux.limits import ControlGroup
     from sandhold.linux.process import Child
+    from sandhold.linux.sock_diag import SocketOwners
     from sandhold.linux.users import IdMap
     from sandhold.model.sandbox import Mount
 
@@ -86,6 +87,11 @@ class NamespacesCell:
     def asker(self) -> socket.socket:
         """A datagram socket inside, connected to nothing, for asking whether egress answers."""
         return self._network.asker
+
+    @property
+    def owners(self) -> SocketOwners | None:
+        """Tells whose a connection is, where that can be told."""
+        return self._network.owners
 
     @property
     def tap(self) -> int | None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sandhold.cell.network_trial import LOOPBACK, TrialSockets, try_network
 from sandhold.cell.spec import DroppedCount
 from sandhold.linux.process import Namespaces, Spawn, run_checked, spawn_module
+from sandhold.linux.sock_diag import SocketOwners
 from sandhold.linux.tap import TAP
 from sandhold.linux.users import write_maps_with_helpers, write_single_id_map
 from sandhold.linux.veth import CABLE
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 MAKING_TIMEOUT_S: Final = 30.0  # takes 20 ms; a loaded machine gets patience, a stuck one an error
 MESSAGE_BYTES_MAX: Final = 4096
 NETWORK_MAKER: Final = "sandhold.cell.inside.network_inside"
-_DESCRIPTORS: Final = 13  # six sockets, two namespaces, five sockets for the trial; and a tap device for a machine
+_DESCRIPTORS: Final = 13  # six sockets, two namespaces, five sockets for the trial; and two more that may be there
 _PROTOCOLS: Final = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 
 
@@ -46,7 +47,8 @@ _PROTOCOLS: Final = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 58: 
 class Network:
     """The sockets of a cell's network and the namespaces it lives in. `close()` is its end once the cell is gone.
 
-    `asker` is a datagram socket inside, for asking whether egress answers.
+    `asker` is a datagram socket inside, for asking whether egress answers. `owners` tells whose a connection is, where
+    that can be told.
     """
 
     tcp: tuple[socket.socket, ...]
@@ -55,11 +57,14 @@ class Network:
     asker: socket.socket
     namespaces: Namespaces
     tap: int | None = None
+    owners: SocketOwners | None = None
 
     def close(self) -> None:
         """Close every socket and let go of the namespaces."""
         for one in (*self.tcp, *self.dns_udp, *self.dns_tcp, self.asker):
             one.close()
+        if self.owners is not None:
+            self.owners.link.close()
         for fd in (self.namespaces.network, self.namespaces.user, self.tap):
             if fd is not None:
                 os.close(fd)
@@ -108,7 +113,7 @@ def _receive(link: socket.socket, pid: int, identity: Identity, *, has_tap: bool
             write_single_id_map(pid, 0, os.geteuid(), os.getegid())
         link.send(b'{"mapped": true}')
     fds = _expect(link, "made")
-    if len(fds) != _DESCRIPTORS + has_tap:
+    if len(fds) - _DESCRIPTORS - has_tap not in (0, 1):
         _close_all(fds)
         raise OSError("the cell's network came without its sockets")
     sockets = [socket.socket(fileno=fd) for fd in fds[:6]]
@@ -120,7 +125,10 @@ def _receive(link: socket.socket, pid: int, identity: Identity, *, has_tap: bool
     trial = [socket.socket(fileno=fd) for fd in fds[8:13]]
     tap = fds[13] if has_tap else None
     tcp, dns_udp, dns_tcp = tuple(sockets[0:2]), tuple(sockets[2:4]), tuple(sockets[4:6])
-    network = Network(tcp, dns_udp, dns_tcp, trial[2].dup(), Namespaces(fds[6], user), tap)
+    owners = [SocketOwners(socket.socket(fileno=fd), identity.inner.users) for fd in fds[_DESCRIPTORS + has_tap :]]
+    network = Network(
+        tcp, dns_udp, dns_tcp, trial[2].dup(), Namespaces(fds[6], user), tap, owners[0] if owners else None
+    )
     with contextlib.closing(TrialSockets(tuple(trial[0:2]), tuple(trial[2:4]), trial[4])) as made:
         try:
             try_network(made, tcp, dns_udp, _interfaces(tap))
@@ -139,7 +147,7 @@ def _interfaces(tap: int | None) -> tuple[str, ...]:
 
 def _expect(link: socket.socket, word: str) -> list[int]:
     try:
-        message, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES_MAX, _DESCRIPTORS + 1, socket.MSG_CMSG_CLOEXEC)
+        message, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES_MAX, _DESCRIPTORS + 2, socket.MSG_CMSG_CLOEXEC)
     except TimeoutError:
         raise OSError("the cell's network was not made in time") from None
     said = json.loads(message) if message else {"failed": "its process ended"}

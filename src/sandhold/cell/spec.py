@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path, PurePosixPath
     from types import TracebackType
 
+    from sandhold.linux.sock_diag import SocketOwners
     from sandhold.model.sandbox import Limits, Mount
 
 AGENT_USER = "agent"
@@ -189,6 +190,10 @@ class Cell(Protocol):
     @property
     def asker(self) -> socket.socket:
         """A datagram socket inside, connected to nothing, for asking whether egress answers."""
+
+    @property
+    def owners(self) -> SocketOwners | None:
+        """Tells which user inside a connection is of; None where that cannot be told, as in a machine."""
 
     @property
     def notes(self) -> tuple[str, ...]:

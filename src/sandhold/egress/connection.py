@@ -98,6 +98,7 @@ def _close(gateway: Gateway, flow: Flow) -> None:
 
 async def _live(gateway: Gateway, flow: Flow) -> None:
     original = gateway.original_destination(flow.downstream.sock)
+    flow.user = gateway.user_of(flow.downstream.sock, original)
     if is_explicit(original):
         flow.via = Via.PROXY
         await _serve_proxy_client(gateway, flow)

@@ -61,7 +61,7 @@ def connection_event(
 ) -> Connection:
     """The record of a decision on the whole connection; the first claim is its destination."""
     destination = claims[0] if claims else None
-    return Connection(flow.event, flow.via, destination, claims, flow.original, decision, detail)
+    return Connection(flow.event, flow.via, destination, claims, flow.original, decision, detail, flow.user)
 
 
 async def record_decision(

@@ -175,7 +175,7 @@ async def _next_head(gateway: Gateway, flow: Flow, named: Destination | None) ->
             decision, status, detail = because(gateway, Reason.MALFORMED), 400, "no HTTP/1 behind a request"
     claims = () if named is None else (named,)
     event = gateway.new_event()
-    request = Request(event, flow.event, flow.via, named, claims, "", "", decision, detail)
+    request = Request(event, flow.event, flow.via, named, claims, "", "", decision, detail, flow.user)
     try:
         decision = await record_events(gateway, flow, claims, (request,))
         await refuse(gateway, flow, claims, decision, InHttp(None, status or 400), detail=detail, event=event)
@@ -189,7 +189,16 @@ def _request_event(flow: Flow, turn: Turn, verdict: Verdict) -> Request:
     head = turn.head
     destination = claims[0] if claims else None
     return Request(
-        turn.event, flow.event, flow.via, destination, claims, head.method, head.path_without_query, decision, detail
+        event=turn.event,
+        connection=flow.event,
+        via=flow.via,
+        destination=destination,
+        claims=claims,
+        method=head.method,
+        path=head.path_without_query,
+        decision=decision,
+        detail=detail,
+        user=flow.user,
     )
 
 

@@ -32,7 +32,8 @@ class Flow:
     name had when the host's proxy dialled. `started` is the moment of the decision (before there is one, of the
     connection) on the reactor's clock. `why` is set by whoever ends the connection first. `relay` is set once the
     connection needs no task any more. `is_recorded` says that a record was asked for, `is_durable` that one was made;
-    `off_record` is what could not be put on record in time and has to be noted in the end.
+    `off_record` is what could not be put on record in time and has to be noted in the end. `user` is evidence for the
+    record and decides nothing.
     """
 
     event: EventId
@@ -55,6 +56,7 @@ class Flow:
     detail: str | None = None
     active_at: float = field(default=0.0)
     relay: Relay | None = None
+    user: int | None = None
 
     def count_up(self, size: int) -> None:
         """Count bytes that leave the sandbox."""

@@ -42,6 +42,18 @@ class NoteDenial(Protocol):
         """Queue them, to be written together."""
 
 
+class UserOf(Protocol):
+    """Tells which user inside an accepted connection is of; never fails, never waits."""
+
+    def __call__(self, accepted: socket.socket, headed: tuple[IPv4Address | IPv6Address, int], /) -> int | None:
+        """Return the user's id inside, None when it is not known."""
+
+
+def nobody(_accepted: socket.socket, _headed: tuple[IPv4Address | IPv6Address, int], /) -> int | None:
+    """Know no user: nothing here can tell."""
+    return None
+
+
 @dataclass(slots=True)
 class Gateway:
     """The one mutable part is `index`: `apply` replaces it, and every decision reads it afresh.
@@ -49,8 +61,8 @@ class Gateway:
     `note` queues an event that follows from one on record and never fails; `note_denial` queues a denial that could not
     be recorded. `is_trail_spent` says that nothing may be allowed any more in this session. `authority` is a call
     because the key is only read when the first refusal over TLS needs it. `now` is wall time, for the expiry of rules.
-    `original_destination` says where an accepted connection was headed. `resolvers` are the host's nameservers, for
-    query types other than A and AAAA.
+    `original_destination` says where an accepted connection was headed, `user_of` whose it is, where that is known.
+    `resolvers` are the host's nameservers, for query types other than A and AAAA.
     """
 
     reactor: Reactor
@@ -69,3 +81,4 @@ class Gateway:
     new_event: Callable[[], EventId]
     original_destination: Callable[[socket.socket], tuple[IPv4Address | IPv6Address, int]]
     resolvers: tuple[str, ...]
+    user_of: UserOf = nobody

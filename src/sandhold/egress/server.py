@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.egress.connection import handle
 from sandhold.egress.denial import because
 from sandhold.egress.flows import CONNECTIONS_MAX, Flows
-from sandhold.egress.gateway import Gateway
+from sandhold.egress.gateway import Gateway, nobody
 from sandhold.egress.nameserver import Nameserver
 from sandhold.egress.pipes import PipePool
 from sandhold.egress.reactor import NEVER, Reactor, Task
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from sandhold.egress.certificates import Authority
     from sandhold.egress.host_proxy import HostProxy
+    from sandhold.linux.sock_diag import SocketOwners
     from sandhold.model.event import Event, EventId
     from sandhold.policy.index import PolicyIndex
 
@@ -63,11 +64,13 @@ EXPIRY_CHECK_S: Final = 0.5  # how late a connection may be cut after the rule t
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """The sockets made inside the cell, IPv4 and IPv6 each: listening, bound, listening."""
+    """The sockets made inside the cell, IPv4 and IPv6 each: listening, bound, listening; `owners` tells whose a
+    connection is, where that can be told."""
 
     tcp: tuple[socket.socket, ...]
     dns_udp: tuple[socket.socket, ...]
     dns_tcp: tuple[socket.socket, ...]
+    owners: SocketOwners | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ def serve(setup: EgressSetup, link: socket.socket) -> None:
         gateway.pipes.close()
         for sock in (*setup.inside.tcp, *setup.inside.dns_udp, *setup.inside.dns_tcp):
             sock.close()
+        if setup.inside.owners is not None:
+            setup.inside.owners.link.close()
 
 
 def _make_gateway(
@@ -139,6 +144,7 @@ def _make_gateway(
         now=setup.now,
         new_event=new_event,
         original_destination=setup.original_destination,
+        user_of=nobody if setup.inside.owners is None else setup.inside.owners.user_of,
         resolvers=setup.resolvers,
     )
 

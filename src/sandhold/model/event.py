@@ -63,7 +63,8 @@ class Connection:
     """The decision on one connection; durable before a byte of it leaves.
 
     `destination` is None when nothing could be named. `original` is the address the sandbox dialled, None for an
-    explicit proxy request. `detail` says what was malformed, in our own words.
+    explicit proxy request. `detail` says what was malformed, in our own words. `user` is the id inside of the user who
+    made the connection, None where that is not known.
     """
 
     event: EventId
@@ -73,13 +74,14 @@ class Connection:
     original: tuple[IPv4Address | IPv6Address, int] | None
     decision: Decision
     detail: str | None = None
+    user: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """The decision on one HTTP request that we read; `connection` is the event of the connection it came on.
 
-    `path` is without its query.
+    `path` is without its query, `user` as in the connection's.
     """
 
     event: EventId
@@ -91,6 +93,7 @@ class Request:
     path: str
     decision: Decision
     detail: str | None = None
+    user: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

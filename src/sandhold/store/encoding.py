@@ -145,6 +145,7 @@ def _connection(event: Connection) -> Body:
         "original": _endpoint(event.original),
         **_decision(event.decision),
         "detail": _text_or_none(event.detail),
+        "user": event.user,
     }
 
 
@@ -157,6 +158,7 @@ def _request(event: Request) -> Body:
         "path": _text(event.path.partition("?")[0]),
         **_decision(event.decision),
         "detail": _text_or_none(event.detail),
+        "user": event.user,
     }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OCSF_VERSION: Final = "1.3.0"
 COLUMNS: Final = (
     "time", "sandbox", "event", "kind", "decision", "host", "port", "protocol", "method", "path", "status", "bytes_up",
-    "bytes_down", "duration_s", "because", "why", "generation", "via", "detail", "attempts",
+    "bytes_down", "duration_s", "because", "why", "generation", "via", "detail", "attempts", "user",
 )  # fmt: skip
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -83,6 +83,8 @@ def ocsf_event(row: Row) -> dict[str, object]:
         event["status_code"] = str(row.status)
     if row.detail is not None:
         event["status_detail"] = row.detail
+    if row.user is not None:
+        event["actor"] = {"user": {"uid": str(row.user)}}
     if row.attempts != 1:
         event["count"] = row.attempts
     return event | _of_class(kind, row)
@@ -116,7 +118,7 @@ def _metadata(row: Row) -> dict[str, object]:
     return {
         "version": OCSF_VERSION,
         "product": {"name": "sandhold", "vendor_name": "sandhold", "version": VERSION},
-        "profiles": ["security_control"],
+        "profiles": ["security_control", "host"],
         "uid": row.event,
         "log_name": row.sandbox,
         "original_time": row.time,
@@ -140,7 +142,7 @@ def _values(row: Row) -> tuple[object, ...]:
     return (
         row.time, row.sandbox, row.event, row.kind.value, row.effect.value, host, row.port, row.protocol, row.method,
         row.path, row.status, row.bytes_up, row.bytes_down, row.duration_s, row.because, row.why, row.generation,
-        row.via, row.detail, row.attempts,
+        row.via, row.detail, row.attempts, row.user,
     )  # fmt: skip
 
 

@@ -106,6 +106,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     rule_name: str | None = None
     rule_resource: str | None = None
     detail: str | None = None
+    user: int | None = None
 
     status: int | None = None
     resolved: tuple[str, ...] = ()

@@ -54,7 +54,7 @@ class Row:
     `host` is text from the sandbox, in printable ASCII. `status` is None where there was no answer (`-`). `because` is
     the name of the rule, or the reason. `is_open` says that it was allowed and has not ended; then bytes and duration
     are None. `protocol` names dropped packets (`udp`), or the type of a lookup. `attempts` is how many there were where
-    one record counts several, `of` the kind of those.
+    one record counts several, `of` the kind of those. `user` is the id inside of who made it, where that is known.
     """
 
     time: str
@@ -79,6 +79,7 @@ class Row:
     is_open: bool
     attempts: int = 1
     of: str | None = None
+    user: int | None = None
 
     @property
     def is_lookup(self) -> bool:
@@ -265,6 +266,7 @@ def _row(record: Record, outcome: _Outcome | None) -> Row | None:
         is_open=_waits(record) and closed is None,
         attempts=record.packets or record.count or 1,
         of=record.of,
+        user=record.user,
     )
 
 

@@ -46,6 +46,7 @@ ROWS: Mapping[str, tuple[Sequence[Event], int, int]] = {
     ),
     "a connection that was denied": ([connection("E1", DENIED), closed("E1", None, Why.REFUSED)], 4001, 5),
     "a connection that names nothing": ([replace(connection("E1"), destination=None, original=None)], 4001, 5),
+    "a connection of a known user": ([replace(connection("E1", DENIED), user=1000)], 4001, 5),
     "a connection to an address": ([replace(connection("E1"), destination=None)], 4001, 5),
     "a request that was answered": ([request("E1", "E0"), established("E1"), closed("E1")], 4002, 3),
     "a request that was denied": ([request("E1", "E0", DENIED)], 4002, 3),
@@ -116,6 +117,8 @@ def test_what_an_event_says() -> None:
     assert event["traffic"] == {"bytes_out": 120, "bytes_in": 4096, "bytes": 4216}
     assert (event["duration"], event["status_code"], event["disposition_id"]) == (250, "200", 1)
     assert event["time"] == int(NOON * 1000)
+    assert "actor" not in event
+    assert ocsf_event(row(replace(connection("E1"), user=0)))["actor"] == {"user": {"uid": "0"}}
     dropped = ocsf_event(row(Dropped(E1, "udp", IPv4Address("203.0.113.7"), 53, 12)))
     assert (dropped["count"], dropped["dst_endpoint"]) == (12, {"ip": "203.0.113.7", "port": 53})
 

@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from sandhold.linux.process import run_checked
+from sandhold.linux.sock_diag import open_sock_diag
 from sandhold.linux.syscalls import CLONE_NEWNET, CLONE_NEWUSER, die_with_parent, unshare
 from sandhold.linux.tap import TAP, open_tap
 from sandhold.linux.veth import open_cable
@@ -160,7 +161,8 @@ update @dropped6 {{ ip6 daddr . meta l4proto . th dport counter }} return
 
 def main(fds: Sequence[int]) -> None:
     """Make the network and send, over the packet socket `fds[0]`: six sockets, the network and user namespaces, and
-    five sockets to try it with; after those, when one is wanted, the tap device that a machine's card ends in.
+    five sockets to try it with; after those, when one is wanted, the tap device that a machine's card ends in, and
+    where none is wanted and the kernel has one, a socket that tells whose a connection is.
 
     Messages, one JSON object a packet. Out: `{"unshared": true}` when maps are wanted, `{"made": true}` with the
     descriptors, `{"failed": text}`. In: `{"parent": pid, "user_namespace": bool, "tap": bool}`, `{"mapped": true}`.
@@ -192,9 +194,10 @@ def _make(link: socket.socket) -> None:
     sockets = _sockets()
     trial = _trial_sockets()
     namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("net", "user")]
+    owners = [] if order["tap"] else _owners()
     fds = [*(one.fileno() for one in sockets), *namespaces, *(one.fileno() for one in trial), *taps]
-    socket.send_fds(link, [b'{"made": true}'], fds)
-    for one in (*sockets, *trial):
+    socket.send_fds(link, [b'{"made": true}'], [*fds, *(one.fileno() for one in owners)])
+    for one in (*sockets, *trial, *owners):
         one.close()
 
 
@@ -252,3 +255,11 @@ def _trial_sockets() -> list[socket.socket]:
         for family in (socket.AF_INET, socket.AF_INET6)
     ]
     return [*made, socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)]
+
+
+def _owners() -> list[socket.socket]:
+    """Return a socket that tells whose a connection is. A kernel without one leaves that open, and nothing else."""
+    try:
+        return [open_sock_diag()]
+    except OSError:
+        return []

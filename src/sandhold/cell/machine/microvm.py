@@ -97,6 +97,11 @@ class MicrovmCell:
         return self._outer.asker
 
     @property
+    def owners(self) -> None:
+        """Tells nothing: a machine's users are its own kernel's."""
+        return
+
+    @property
     def dns_tcp(self) -> tuple[socket.socket, ...]:
         """Listening sockets for queries over TCP, IPv4 and IPv6."""
         return self._outer.dns_tcp

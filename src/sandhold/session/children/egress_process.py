@@ -2,9 +2,10 @@
 
 The program is `egress_program`. It ends when the session does, because their link closes then.
 
-Packets on the link (AF_UNIX, SOCK_SEQPACKET), one JSON object each but the second. In: the setup, whose values are text
-(the folders `state`, `data`, `config`; `sandbox`, `session`; `environment`, an object as JSON); one byte with the
-sockets inside; `{"apply": true}`; `{"stop": true}`. Out: what `egress/server.py` says.
+Packets on the link (AF_UNIX, SOCK_SEQPACKET), one JSON object each. In: the setup, whose values are text (the folders
+`state`, `data`, `config`; `sandbox`, `session`; `environment`, an object as JSON); the sockets inside with `users`, the
+lines of the id map that the last of them speaks in, none where it is missing; `{"apply": true}`; `{"stop": true}`. Out:
+what `egress/server.py` says.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ READY_TIMEOUT_S: Final = 30.0  # an interpreter's start on a machine that is bus
 STOP_TIMEOUT_S: Final = 10.0  # the end records of every open connection go to disk
 MESSAGE_BYTES_MAX: Final = 4096
 SETUP_BYTES_MAX: Final = 128 * 1024  # a few paths, and the variables that name the host's proxy
-SOCKETS: Final = 6  # TCP, DNS over UDP, DNS over TCP, for IPv4 and IPv6 each
+SOCKETS: Final = 6  # TCP, DNS over UDP, DNS over TCP, for IPv4 and IPv6 each; one more tells whose a connection is
 EGRESS_PROGRAM: Final = "sandhold.session.children.egress_program"
 
 
@@ -84,7 +85,11 @@ class EgressProcess:
         """
         fds = [one.fileno() for one in (*cell.tcp, *cell.dns_udp, *cell.dns_tcp)]
         assert len(fds) == SOCKETS
-        socket.send_fds(self._link, [b"s"], fds)
+        users: list[tuple[int, int, int]] = []
+        if cell.owners is not None:
+            fds.append(cell.owners.link.fileno())
+            users = [(line.inside, line.outside, line.count) for line in cell.owners.users]
+        socket.send_fds(self._link, [json.dumps({"users": users}).encode()], fds)
 
     def __enter__(self) -> Self:
         return self

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.egress.host_proxy import read_proxy
 from sandhold.egress.server import EgressSetup, Inside, serve
+from sandhold.linux.sock_diag import SocketOwners
 from sandhold.linux.syscalls import die_with_parent
+from sandhold.linux.users import IdRange
 from sandhold.paths import Paths
-from sandhold.session.children.egress_process import SETUP_BYTES_MAX, SOCKETS
+from sandhold.session.children.egress_process import MESSAGE_BYTES_MAX, SETUP_BYTES_MAX, SOCKETS
 from sandhold.session.furnish.agent_rules import brought_rules
 from sandhold.session.policies import CLOCK
 from sandhold.store.audit import Trail
@@ -68,15 +70,17 @@ def _serve(given: dict[str, str], link: socket.socket) -> None:
 
 def _receive_sockets(link: socket.socket) -> Inside | None:
     """Wait for the sockets inside, as many as `Inside` has; None when the session ends before there is a cell."""
-    message, fds, _, _ = socket.recv_fds(link, 1, SOCKETS, socket.MSG_CMSG_CLOEXEC)
+    message, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES_MAX, SOCKETS + 1, socket.MSG_CMSG_CLOEXEC)
     if not message:
         return None
+    users = tuple(IdRange(*line) for line in json.loads(message)["users"])
     sockets = [socket.socket(fileno=fd) for fd in fds]
-    if len(sockets) != SOCKETS:
+    if len(sockets) != SOCKETS + bool(users):
         for one in sockets:
             one.close()
         raise OSError("the sockets inside did not come whole")
-    return Inside(tuple(sockets[0:2]), tuple(sockets[2:4]), tuple(sockets[4:6]))
+    owners = SocketOwners(sockets[SOCKETS], users) if users else None
+    return Inside(tuple(sockets[0:2]), tuple(sockets[2:4]), tuple(sockets[4:6]), owners)
 
 
 def _resolvers() -> tuple[str, ...]:

@@ -37,6 +37,7 @@ def test_three_columns(tried: Installation) -> None:
 FILTERS = {
     "by decision": (("--decision", "allowed"), []),
     "by host": (("--host", TWO), [("BLOCKED", TWO, "-")]),
+    "by a pattern of hosts": (("--host", "tw?.*.com"), [("BLOCKED", TWO, "-")]),
     "by host in another spelling": (("--host", TWO.upper()), [("BLOCKED", TWO, "-")]),
     "since a time that has not come": (("--since", "2999-01-01"), []),
     "until a time long gone": (("--until", "2001-01-01"), []),
@@ -47,6 +48,23 @@ FILTERS = {
 def test_filters(tried: Installation, flags: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """A filter shows what it names and nothing else."""
     assert tried.log("lab", *flags) == rows
+
+
+def test_an_event_is_found(tried: Installation) -> None:
+    """The event that a refusal named finds its record, in rows and as it stands, and its requests by the connection."""
+    request = next(record for record in tried.records("lab") if record.get("path") == "/secret")
+    for event in (request["event"], request["event"].lower(), request["connection"]):
+        assert tried.log("lab", "--event", event) == [("BLOCKED", ONE, "-")]
+    printed = tried.ok("policy", "log", "--json", "--event", request["event"]).splitlines()
+    assert {json.loads(line)["event"] for line in printed} == {request["event"]}
+    missing = tried("policy", "log", "lab", "--event", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    assert (missing.status, missing.out, "no record has the event" in missing.err) == (1, "", True)
+
+
+def test_patterns_of_hosts_hold_for_records_too(tried: Installation) -> None:
+    """`--json` takes the same patterns as the rows do."""
+    printed = tried.ok("policy", "log", "lab", "--json", "--host", "tw?.*.com").splitlines()
+    assert {json.loads(line)["host"] for line in printed} == {TWO}
 
 
 def test_the_limit_is_the_newest(tried: Installation) -> None:

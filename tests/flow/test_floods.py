@@ -109,6 +109,23 @@ def test_requests_are_counted_as_requests(egress: StartEgress) -> None:
 
 
 @pytest.mark.usefixtures("few")
+def test_the_event_that_is_told_is_on_record(egress: StartEgress) -> None:
+    """The event that a refusal names is that of a record, also where the denial has none of its own."""
+    gate = egress(policy("deny evil.test"))
+    told = []
+    for _ in range(FEW * 3):
+        sock = gate.dial("evil.test", 80)
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+        head = read_all(sock).partition(b"\r\n\r\n")[0]
+        told.append(next(line.split()[1].decode() for line in head.lower().split(b"\r\n") if b"x-sbx-event" in line))
+    own = {event.event.lower() for event in gate.trail.of(Request)}
+    counts = {event.event.lower() for event in gate.trail.of(Repeated)}
+    assert set(told) <= own | counts
+    assert len(set(told) & counts) > 1
+    assert len(set(told) & own) == len(own) > 1
+
+
+@pytest.mark.usefixtures("few")
 def test_names_are_counted_too(egress: StartEgress) -> None:
     """Data in the labels of names that are asked for: every question is a record or counted."""
     gate = egress(policy("deny evil.test"))

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import closing
 from datetime import datetime
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -41,6 +42,7 @@ POLL_S: Final = 0.2  # how old what `-f` shows can be
 @click.option("--until", metavar="WHEN", help="Until then.")
 @click.option("--decision", type=click.Choice(["allowed", "blocked"]), help="Only these.")
 @click.option("--host", metavar="GLOB", help="Only this host.")
+@click.option("--event", metavar="ID", help="Only this event, as a refusal names it.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the newest so many.")
 @click.option("--wide", is_flag=True, help="Add time, port, method, path, bytes, duration and the rule or reason.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records themselves, a line each.")
@@ -62,6 +64,7 @@ def log(  # noqa: PLR0913 - a command has as many arguments as options
     until: str | None,
     decision: str | None,
     host: str | None,
+    event: str | None,
     limit: int | None,
     wide: bool,
     as_json: bool,
@@ -79,15 +82,20 @@ def log(  # noqa: PLR0913 - a command has as many arguments as options
     if is_verified:
         return _verify(paths, name, anchor, as_json=as_json or form == "json")
     trails = _trails(paths, name)
+    if event is not None:
+        _check_known(trails, event.upper())
     wanted = Wanted(
         since=_moment(since),
         until=_moment(until),
         effect={"allowed": Effect.ALLOW, "blocked": Effect.DENY, None: None}[decision],
         host=host,
-        has_lookups=wide or form is not None,
+        has_lookups=wide or form is not None or event is not None,
+        event=event.upper() if event is not None else None,
     )
     if is_followed is None:
-        is_followed = name is not None and sys.stdout.isatty() and _is_running(paths, name) and until is None
+        is_followed = (
+            name is not None and event is None and sys.stdout.isatty() and _is_running(paths, name) and until is None
+        )
     still = _until_it_stops(paths, name)
     if as_json or form == "json":
         _show_records(trails, wanted, limit, still if is_followed else None)
@@ -109,6 +117,16 @@ def _trails(paths: Paths, name: str | None) -> list[Path]:
             sandboxes.get(database, name)
         return []
     return [paths.trail(name)]
+
+
+def _check_known(trails: list[Path], event: str) -> None:
+    """Say that nothing has this event, before nothing is shown.
+
+    Raises:
+        SbxError: when no record does.
+    """
+    if not any(event in (record.event, record.connection) for path in trails for record in read_backwards(path)):
+        raise SbxError(f"no record has the event `{event}`", hint="a refusal names it as `x-sbx-event`, 26 characters")
 
 
 def _verify(paths: Paths, name: str | None, anchor: Path | None, *, as_json: bool) -> int:
@@ -190,7 +208,9 @@ def _matcher(wanted: Wanted) -> Callable[[Record], bool]:
                 return False
         if wanted.effect is not None and record.decision != wanted.effect.value:
             return False
-        return wanted.host is None or record.host == wanted.host
+        if wanted.event is not None and wanted.event not in (record.event, record.connection):
+            return False
+        return wanted.host is None or fnmatchcase(record.host or "", wanted.host)
 
     return matches
 

@@ -87,7 +87,7 @@ async def record_events(
         flow.started = gateway.reactor.clock()
     flow.claims = claims if decision.is_allowed else ()
     try:
-        await gateway.record(*events)
+        flow.counted_as = await gateway.record(*events)
     except RecordUnavailableError:
         flow.claims = ()
         decision = because(gateway, Reason.RECORD_UNAVAILABLE)
@@ -151,7 +151,8 @@ async def refuse(  # noqa: PLR0913  what is on record and what is answered
     flow.end(Why.REFUSED, detail)
     status = manner.status if isinstance(manner, InHttp) else 403
     destination = claims[0] if claims else None
-    refusal = Refusal(event or flow.event, destination, decision, gateway.sandbox, status, detail)
+    on_record = flow.counted_as or event or flow.event
+    refusal = Refusal(on_record, destination, decision, gateway.sandbox, status, detail)
     await _answer(gateway, flow, refusal, manner)
 
 

@@ -33,7 +33,7 @@ class Flow:
     connection) on the reactor's clock. `why` is set by whoever ends the connection first. `relay` is set once the
     connection needs no task any more. `is_recorded` says that a record was asked for, `is_durable` that one was made;
     `off_record` is what could not be put on record in time and has to be noted in the end. `user` is evidence for the
-    record and decides nothing.
+    record and decides nothing. `counted_as` is the event of the record that counts the last denial, if one does.
     """
 
     event: EventId
@@ -56,6 +56,7 @@ class Flow:
     detail: str | None = None
     active_at: float = field(default=0.0)
     relay: Relay | None = None
+    counted_as: EventId | None = None
     user: int | None = None
 
     def count_up(self, size: int) -> None:

@@ -4,7 +4,8 @@ Rules (threats L07 and P5):
 
 1. A denial has a record of its own while there are tokens in the bucket. Beyond that it is counted, with every other of
    the same kind, destination and reason, in one `Repeated` record: how many, and from when to when.
-2. The count is exact: whoever is denied learns it once the record that counts the denial is on disk, as with any other.
+2. The count is exact: whoever is denied learns it once the record that counts the denial is on disk, as with any other,
+   and is told the event of that record.
 3. What was allowed is never counted, nor a denial of something that was allowed before, nor the end of either.
 4. More destinations than `GROUPS_MAX` in one go are counted together. Once the session's share of the trail is spent
    (`Recorder`), all are.
@@ -21,7 +22,7 @@ from sandhold.egress.token_bucket import TokenBucket
 from sandhold.model.event import Closed, Connection, Lookup, Repeated, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from sandhold.model.event import Event, EventId
 
@@ -48,8 +49,8 @@ class Folding:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._bucket = TokenBucket(DENIALS_RATE, DENIALS_BURST, clock)
-        self._allowed: OrderedDict[EventId, None] = OrderedDict()
-        self._counted: OrderedDict[EventId, None] = OrderedDict()
+        self._allowed: OrderedDict[EventId, EventId | None] = OrderedDict()
+        self._counted: OrderedDict[EventId, EventId | None] = OrderedDict()
 
     def sift(
         self, events: tuple[Event, ...], now: float, *, is_spent: bool
@@ -69,6 +70,27 @@ class Folding:
             _remember(self._counted, event.event)
         return (), Counted(denied[-1], now)  # of a connection and the request on it, the request is the attempt
 
+    def fold(self, counted: Sequence[Counted], groups_max: int, new_event: Callable[[], EventId]) -> list[Event]:
+        """Write denials as counts, by rules 1 and 4; the last of a group says what its record says."""
+        groups: dict[object, list[Counted]] = {}
+        for each in counted:
+            key = _key(each.event)
+            if key not in groups and len(groups) >= groups_max - 1:
+                key = None
+            groups.setdefault(key, []).append(each)
+        written: list[Event] = []
+        for key, members in groups.items():
+            record = _repeated(members, new_event(), is_mixed=key is None)
+            for each in members:
+                _remember(self._counted, each.event.event, record.event)
+            written.append(record)
+        return written
+
+    def counted_as(self, event: EventId) -> EventId | None:
+        """Return the event of the record that counts this denial; None when it has a record of its own. It is known
+        from when the count is written."""
+        return self._counted.get(event)
+
     def _can_be_counted(self, events: tuple[Event, ...], denied: list[Decided]) -> bool:
         """Rule 3. Without a denial among them there may be ends of counted ones."""
         if not denied:
@@ -86,17 +108,6 @@ class Folding:
 
     def _is_end_of_counted(self, event: Event) -> bool:
         return isinstance(event, Closed) and event.event in self._counted
-
-
-def fold(counted: Iterable[Counted], groups_max: int, new_event: Callable[[], EventId]) -> list[Event]:
-    """Write denials as counts, by rules 1 and 4; the last of a group says what its record says."""
-    groups: dict[object, list[Counted]] = {}
-    for each in counted:
-        key = _key(each.event)
-        if key not in groups and len(groups) >= groups_max - 1:
-            key = None
-        groups.setdefault(key, []).append(each)
-    return [_repeated(members, new_event(), is_mixed=key is None) for key, members in groups.items()]
 
 
 def _repeated(members: list[Counted], event: EventId, *, is_mixed: bool) -> Repeated:
@@ -132,7 +143,7 @@ def _where(event: Decided) -> tuple[str | None, int | None]:
     return None, None
 
 
-def _remember(events: OrderedDict[EventId, None], event: EventId) -> None:
-    events[event] = None
+def _remember(events: OrderedDict[EventId, EventId | None], event: EventId, as_part_of: EventId | None = None) -> None:
+    events[event] = as_part_of
     if len(events) > REMEMBERED_MAX:
         events.popitem(last=False)

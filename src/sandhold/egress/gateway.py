@@ -27,8 +27,9 @@ class RecordUnavailableError(Exception):
 class Record(Protocol):
     """Puts events on durable record, all or none."""
 
-    async def __call__(self, *events: Event) -> None:
-        """Return once they are durable.
+    async def __call__(self, *events: Event) -> EventId | None:
+        """Return once they are durable, with the event of the record that counts the last of them, None when it has
+        one of its own.
 
         Raises:
             RecordUnavailableError: when they are not.

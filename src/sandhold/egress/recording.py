@@ -23,7 +23,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from sandhold.egress.folding import GROUPS_MAX, PAUSE_S, UNHURRIED, Folding, fold
+from sandhold.egress.folding import GROUPS_MAX, PAUSE_S, UNHURRIED, Folding
 from sandhold.egress.gateway import RecordUnavailableError
 from sandhold.egress.reactor import Pending
 from sandhold.model.event import Dropped
@@ -88,8 +88,9 @@ class Recorder:
         """Whether the session has written as much as it may (rule 7)."""
         return self._written() >= TRAIL_BYTES_MAX
 
-    async def record(self, *events: Event) -> None:
-        """Put events on durable record, all or none.
+    async def record(self, *events: Event) -> EventId | None:
+        """Put events on durable record, all or none; returns the event of the record that counts the last of them, None
+        when it has one of its own.
 
         Raises:
             RecordUnavailableError: when they are not (known to be) durable.
@@ -105,6 +106,7 @@ class Recorder:
             raise RecordUnavailableError(str(error) or "the trail does not answer") from error
         finally:
             self._waiting -= 1
+        return self._folding.counted_as(events[-1].event)
 
     def note(self, event: Event) -> None:
         """Queue an event that follows from one already on record."""
@@ -210,7 +212,7 @@ class Recorder:
     def _attempt(self, batch: list[_Entry]) -> str | None:
         events = [event for entry in batch if entry.counted is None for event in entry.events]
         counted = [entry.counted for entry in batch if entry.counted is not None]
-        counts = fold(counted, 1 if self.is_spent() else GROUPS_MAX, self._new_event)
+        counts = self._folding.fold(counted, 1 if self.is_spent() else GROUPS_MAX, self._new_event)
         events += counts
         try:
             if events:

@@ -54,7 +54,8 @@ class Row:
     `host` is text from the sandbox, in printable ASCII. `status` is None where there was no answer (`-`). `because` is
     the name of the rule, or the reason. `is_open` says that it was allowed and has not ended; then bytes and duration
     are None. `protocol` names dropped packets (`udp`), or the type of a lookup. `attempts` is how many there were where
-    one record counts several, `of` the kind of those. `user` is the id inside of who made it, where that is known.
+    one record counts several, `of` the kind of those. `user` is the id inside of who made it, where that is known,
+    `connection` the event of the connection that a request came on.
     """
 
     time: str
@@ -80,6 +81,7 @@ class Row:
     attempts: int = 1
     of: str | None = None
     user: int | None = None
+    connection: str | None = None
 
     @property
     def is_lookup(self) -> bool:
@@ -92,7 +94,7 @@ class Wanted:
     """Which rows to show.
 
     Times are in seconds since the epoch. `host` is one host in any spelling, or a glob (`*.example.com`, where `*` also
-    matches dots).
+    matches dots). `event` is one event, or the connection of requests.
     """
 
     since: float | None = None
@@ -100,6 +102,7 @@ class Wanted:
     effect: Effect | None = None
     host: str | None = None
     has_lookups: bool = False
+    event: str | None = None
 
     def __post_init__(self) -> None:
         if self.host is not None:
@@ -111,6 +114,7 @@ class Wanted:
             and (self.until is None or row.time < timestamp(self.until))
             and (self.effect is None or row.effect is self.effect)
             and (self.host is None or fnmatchcase(row.host, self.host))
+            and (self.event is None or self.event in (row.event, row.connection))
             and (self.has_lookups or not row.is_lookup)
         )
 
@@ -267,6 +271,7 @@ def _row(record: Record, outcome: _Outcome | None) -> Row | None:
         attempts=record.packets or record.count or 1,
         of=record.of,
         user=record.user,
+        connection=record.connection,
     )
 
 

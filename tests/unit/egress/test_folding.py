@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandhold.egress import folding
-from sandhold.egress.folding import GROUPS_MAX, Counted, Folding, fold
+from sandhold.egress.folding import GROUPS_MAX, Counted, Folding
 from sandhold.model.decision import Decision, Reason
 from sandhold.model.destination import Destination, Source, parse_host
 from sandhold.model.event import Closed, Connection, Established, EventId, Lookup, Repeated, Request, Via, Why
@@ -92,7 +92,9 @@ def test_equal_ones_are_counted_together() -> None:
         connection("E"),
     ]
     counted = [Counted(event, NOON + at) for at, event in enumerate(events)]
-    found = [event for event in fold(counted, GROUPS_MAX, new_event_id) if isinstance(event, Repeated)]
+    found = [
+        event for event in Folding(lambda: 0.0).fold(counted, GROUPS_MAX, new_event_id) if isinstance(event, Repeated)
+    ]
     assert [(each.of, each.host, each.port, each.decision.reason, each.count) for each in found] == [
         ("connection", "evil.test", 443, Reason.NO_RULE, 3),
         ("connection", "evil.test", 443, Reason.MALFORMED, 1),
@@ -106,11 +108,13 @@ def test_equal_ones_are_counted_together() -> None:
 def test_many_destinations_are_counted_together(groups_max: int) -> None:
     """There are never more records than groups, and every denial is in one of them."""
     counted = [Counted(connection(str(number), host=f"h{number}.test"), NOON) for number in range(1000)]
-    found = [event for event in fold(counted, groups_max, new_event_id) if isinstance(event, Repeated)]
+    found = [
+        event for event in Folding(lambda: 0.0).fold(counted, groups_max, new_event_id) if isinstance(event, Repeated)
+    ]
     assert len(found) == groups_max
     assert sum(each.count for each in found) == 1000
     assert Counter(each.is_mixed for each in found) == {True: 1} | ({False: groups_max - 1} if groups_max > 1 else {})
-    assert fold([], groups_max, new_event_id) == []
+    assert Folding(lambda: 0.0).fold([], groups_max, new_event_id) == []
 
 
 def test_memory_is_bounded(spent: Folding, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,3 +124,14 @@ def test_memory_is_bounded(spent: Folding, monkeypatch: pytest.MonkeyPatch) -> N
         sift(spent, connection(event))
     assert sift(spent, closed("A")) == (1, False)
     assert sift(spent, closed("C")) == (0, False)
+
+
+def test_a_counted_denial_knows_its_record(spent: Folding) -> None:
+    """Each denial that was counted names the record that counts it, from when that is written; others name none."""
+    counted = [Counted(connection(name, host=host), NOON) for name, host in (("A", "one.test"), ("B", "two.test"))]
+    assert sift(spent, connection("A", host="one.test")) == (0, True)
+    assert spent.counted_as(EventId("A")) is None
+    one, two = spent.fold(counted, GROUPS_MAX, new_event_id)
+    assert (spent.counted_as(EventId("A")), spent.counted_as(EventId("B"))) == (one.event, two.event)
+    assert spent.counted_as(EventId("C")) is None
+    assert sift(spent, closed("A")) == (0, False)

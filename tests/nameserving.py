@@ -89,7 +89,7 @@ class Desk(AbstractContextManager["Desk"]):
             now=lambda: 1_900_000_000.0,
             new_event=new_event_id,
             original_destination=self._no_destination,
-            resolvers=resolvers,
+            resolvers=lambda: resolvers,
         )
 
     def __exit__(

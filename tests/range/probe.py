@@ -6,15 +6,18 @@ or the start of what was said.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
 import struct
 import subprocess
 import sys
+import threading
 
 PROXY = (sys.argv[1], 3128)
 PATIENCE_S = float(sys.argv[2])
+KEPT: list[socket.socket] = []
 
 
 def connect(authority: str, inner: str = "", raw: bytes = b"") -> str:
@@ -128,6 +131,49 @@ def in_a_row(first: str, second: str) -> str:
         except (TimeoutError, ConnectionResetError):
             pass
         return " ".join(part[:3].decode() for part in said.split(b"HTTP/1.1 ")[1:]) or "closed"
+
+
+def hold(host: str, port: int, count: int) -> str:
+    """Open connections, as many as there is a way for up to a count, and keep them until `calm()`."""
+    opened = 0
+    for _ in range(count):
+        try:
+            KEPT.append(socket.create_connection((host, port), PATIENCE_S))
+        except OSError as error:
+            return f"held {opened}, then {error.strerror}"
+        opened += 1
+    return f"held {opened}"
+
+
+def flood(host: str, port: int, count: int) -> str:
+    """Send as much as there is a way for on so many connections, until `calm()`."""
+    for _ in range(count):
+        sock = socket.create_connection((host, port), PATIENCE_S)
+        sock.sendall(b"SINK\n")
+        KEPT.append(sock)
+        threading.Thread(target=pour, args=(sock,), daemon=True).start()
+    return f"flooding on {count}"
+
+
+def pour(sock: socket.socket) -> None:
+    """Send until the connection ends."""
+    sock.settimeout(None)
+    try:
+        while True:
+            sock.sendall(bytes(65536))
+    except OSError:
+        return
+
+
+def calm() -> str:
+    """End what `hold` and `flood` began."""
+    while KEPT:
+        sock = KEPT.pop()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset: no port waits for it
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
+    return "calm"
 
 
 def split_hello(host: str, port: int, name: str) -> str:

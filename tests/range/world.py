@@ -55,6 +55,7 @@ ZONE: Final = {
     "nat64.allowed.test": ["64:ff9b::a9fe:a9fe"],
     "sixtofour.allowed.test": ["2002:c0a8:4d09::1"],
     "shared.allowed.test": [EVIL],
+    "moving.allowed.test": ["11.7.0.77"],
     "six.evil.test": ["2001:db8::66"],
 }
 """Any other name is the attacker's, so that an attempt that gets as far as a look-up has somewhere to go."""
@@ -70,6 +71,7 @@ table inet world {{
   }}
 }}
 """
+SINK: Final = b"SINK\n"  # says that what follows is to be swallowed
 REDIRECTED_TO: Final = "http://evil.test:8090/"
 _HOST: Final = re.compile(rb"^host:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _PRIVATE: Final = re.compile(rb"^(proxy-[a-z]+):", re.IGNORECASE | re.MULTILINE)
@@ -203,7 +205,11 @@ def _talk(sock: socket.socket, context: ssl.SSLContext, heard: queue.SimpleQueue
         if sock.recv(1, socket.MSG_PEEK) == b"\x16":
             talking = context.wrap_socket(sock, server_side=True)
         with talking:
-            if said := talking.recv(65536):
+            said = talking.recv(65536)
+            if said.startswith(SINK):
+                while talking.recv(65536):
+                    continue
+            elif said:
                 for event in _heard(said):
                     heard.put(event)
                 talking.sendall(_page(said, f"{target} {port}\n".encode()))

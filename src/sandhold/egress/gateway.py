@@ -63,7 +63,7 @@ class Gateway:
     be recorded. `is_trail_spent` says that nothing may be allowed any more in this session. `authority` is a call
     because the key is only read when the first refusal over TLS needs it. `now` is wall time, for the expiry of rules.
     `original_destination` says where an accepted connection was headed, `user_of` whose it is, where that is known.
-    `resolvers` are the host's nameservers, for query types other than A and AAAA.
+    `resolvers` reads the host's nameservers, for query types other than A and AAAA: a host that moves gets others.
     """
 
     reactor: Reactor
@@ -81,5 +81,5 @@ class Gateway:
     now: Callable[[], float]
     new_event: Callable[[], EventId]
     original_destination: Callable[[socket.socket], tuple[IPv4Address | IPv6Address, int]]
-    resolvers: tuple[str, ...]
+    resolvers: Callable[[], tuple[str, ...]]
     user_of: UserOf = nobody

@@ -149,7 +149,7 @@ class Lookups:
                 self._note(query, decision)
                 return build_empty(query)
             await self._record(query, decision)
-            answer = await ask_outside(self._gateway.reactor, self._gateway.resolvers, query)
+            answer = await ask_outside(self._gateway.reactor, self._gateway.resolvers(), query)
         except RecordUnavailableError:
             self._note(query, self._denied(Reason.RECORD_UNAVAILABLE))
             answer = None

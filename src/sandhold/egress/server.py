@@ -91,7 +91,7 @@ class EgressSetup:
     now: Callable[[], float]
     reload: Callable[[], PolicyIndex]
     proxy: HostProxy | None = None
-    resolvers: tuple[str, ...] = ()
+    resolvers: Callable[[], tuple[str, ...]] = tuple
     written: Callable[[], int] = lambda: 0
     connections_max: int = CONNECTIONS_MAX
     randomness: Callable[[int], bytes] = os.urandom

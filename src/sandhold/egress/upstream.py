@@ -335,7 +335,10 @@ def prepare(sock: socket.socket) -> None:
 def _failed(error: OSError, resolved: tuple[Address, ...]) -> UpstreamFailedError:
     if isinstance(error, TimeoutError):
         return UpstreamFailedError(Why.UPSTREAM_TIMEOUT, 504, "no answer to the connection attempt", resolved)
-    detail = (error.strerror or "cannot be connected to").lower()
+    if error.errno == errno.EADDRNOTAVAIL:
+        detail = "every port of this host towards it is in use"
+    else:
+        detail = (error.strerror or "cannot be connected to").lower()
     status = 503 if error.errno in (errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS) else 502
     return UpstreamFailedError(Why.UPSTREAM_UNREACHABLE, status, detail, resolved)
 

@@ -61,7 +61,7 @@ def _serve(given: dict[str, str], link: socket.socket) -> None:
             written=lambda: trail.written,
             authority=paths.authority,
             proxy=read_proxy(json.loads(given["environment"])),
-            resolvers=_resolvers(),
+            resolvers=_resolvers,
             now=time.time,
             reload=lambda: read_index(paths.database, sandbox, brought),
         )
@@ -84,7 +84,7 @@ def _receive_sockets(link: socket.socket) -> Inside | None:
 
 
 def _resolvers() -> tuple[str, ...]:
-    """Return the host's nameservers (resolv.conf(5)), none when it names none."""
+    """Return the host's nameservers as they are now (resolv.conf(5)), none when it names none."""
     try:
         lines = _RESOLVERS.read_text("utf-8", "replace").splitlines()
     except OSError:

@@ -55,7 +55,7 @@ ACCEPT_PAUSE_S: Final = 0.1  # after accept(2) found no descriptor or memory; cl
 DESCRIPTORS_RESERVED: Final = 128  # for everything that is no connection: sockets, pipes, trail, database, threads
 DESCRIPTORS_PER_CONNECTION: Final = 2
 MESSAGE_BYTES_MAX: Final = 4096  # of the session; the longest we know has 20
-RELOAD_TIMEOUT_S: Final = 10.0  # reading and arranging a million rules takes three
+RELOAD_TIMEOUT_S: Final = 45.0  # reading as many rules as there may be takes a sixth of that
 CUT_TIMEOUT_S: Final = 5.0  # for the tasks of cut connections to end; they have nothing left to wait for
 FLUSH_TIMEOUT_S: Final = 8.0  # for end records to be on disk, at the end of the session too
 RESOLVER_OPTIONS: Final = "timeout:2 attempts:2"  # resolv.conf(5); by default a dead resolver holds a thread for 20 s
@@ -289,7 +289,7 @@ async def _watch_expiry(gateway: Gateway) -> None:
         await gateway.reactor.sleep(gateway.reactor.clock() + EXPIRY_CHECK_S)
         if index is not gateway.index:
             index = gateway.index
-            expiries = tuple(rule.expires_at for rule in index.policy.rules if rule.expires_at is not None)
+            expiries = index.expiries
         now = gateway.now()
         if any(before < at <= now for at in expiries):
             gateway.flows.cut_denied(index, now)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NewType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from ipaddress import IPv4Network, IPv6Network
 
 RuleId = NewType("RuleId", str)
@@ -126,4 +127,4 @@ class Policy:
 
     generation: Generation
     posture: Posture
-    rules: tuple[Rule, ...]
+    rules: Sequence[Rule]

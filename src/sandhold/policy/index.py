@@ -28,6 +28,7 @@ from sandhold.model.rule import (
     Posture,
 )
 from sandhold.policy.addresses import embedded_ipv4
+from sandhold.policy.stored_rules import StoredRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
     from sandhold.model.rule import Policy, Rule
 
 _LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
-_PREFERENCE: Final = (Origin.LOCAL, Origin.AGENT, Origin.PRESET)
+_PREFERENCE: Final = {Origin.LOCAL: 0, Origin.AGENT: 1, Origin.PRESET: 2}
+READ_MAX: Final = 4096  # rules kept as objects once a lookup has found them: two or three for each busy host
 
 _Key = TypeVar("_Key", int, str)
 _Ranks = int | list[int]
-"""Positions in the order of rule 3. One position alone is kept bare: a million lists of one would weigh 60 MB more."""
+"""Positions in the policy. One position alone is kept bare: a million lists of one would weigh 60 MB more."""
 
 
 class PolicyIndex:
@@ -50,16 +52,29 @@ class PolicyIndex:
     `refusal` is the reason to deny everything, whatever the rules say; None for a policy that holds.
     """
 
-    __slots__ = ("_allow", "_deny", "_ranked", "policy", "refusal")
+    __slots__ = ("_allow", "_deny", "_read", "policy", "refusal")
 
     def __init__(self, policy: Policy, sandbox: str | None, *, refusal: Reason | None = None) -> None:
         self.policy = policy
         self.refusal = refusal
-        self._ranked = tuple(_in_order(policy, sandbox))
+        self._read: dict[int, Rule] = {}
         self._allow = _Table()
         self._deny = _Table()
-        for rank, rule in enumerate(self._ranked):
-            self._table(rule.effect).add(rank, rule)
+        rules = policy.rules
+        if isinstance(rules, StoredRules):  # local ones, which no posture makes inert
+            for rank, effect, name in rules.plain_names(sandbox):
+                _add(self._table(effect).exact, name, rank)
+        for rank, rule in rules.not_plain() if isinstance(rules, StoredRules) else enumerate(rules):
+            if rule.sandbox in (None, sandbox) and not _is_inert(rule, policy.posture):
+                self._table(rule.effect).add(rank, rule)
+
+    @property
+    def expiries(self) -> tuple[float, ...]:
+        """The moments at which rules of the policy expire."""
+        rules = self.policy.rules
+        if isinstance(rules, StoredRules):
+            return tuple(rules.expiries())
+        return tuple(rule.expires_at for rule in rules if rule.expires_at is not None)
 
     def rules_on_name(self, effect: Effect, name: str) -> list[Rule]:
         """Return the rules whose pattern matches a canonical name, in the order of rule 3, whatever their ports."""
@@ -96,7 +111,19 @@ class PolicyIndex:
         return self._deny if effect is Effect.DENY else self._allow
 
     def _rules(self, ranks: Iterable[int]) -> list[Rule]:
-        return [self._ranked[rank] for rank in sorted(ranks)]
+        rules = [self._rule(rank) for rank in sorted(ranks)]
+        if len(rules) > 1:
+            rules.sort(key=_preference)  # which keeps the order of what is equal
+        return rules
+
+    def _rule(self, rank: int) -> Rule:
+        """Return a rule of the policy; one that is found again is not read again."""
+        rule = self._read.get(rank)
+        if rule is None:
+            if len(self._read) >= READ_MAX:
+                self._read.clear()
+            rule = self._read[rank] = self.policy.rules[rank]
+        return rule
 
 
 class _Table:
@@ -171,11 +198,8 @@ class _Table:
                 yield rank
 
 
-def _in_order(policy: Policy, sandbox: str | None) -> Iterator[Rule]:
-    for origin in _PREFERENCE:
-        for rule in policy.rules:
-            if rule.origin is origin and rule.sandbox in (None, sandbox) and not _is_inert(rule, policy.posture):
-                yield rule
+def _preference(rule: Rule) -> int:
+    return _PREFERENCE[rule.origin]
 
 
 def _is_inert(rule: Rule, posture: Posture) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sandhold.paths import Paths
     from sandhold.store.database import Database
 
-APPLY_TIMEOUT_S: Final = 15.0  # a deny cuts within a second; the records of what it cut go to disk before the answer
+APPLY_TIMEOUT_S: Final = 65.0  # above what egress allows itself to read a policy, to cut, and to put the ends on disk
 HOST_SESSION: Final = "-"
 NEVER_MADE: Final = "never-made"
 CLOCK: Final = Clock(time.time, time.monotonic_ns)

@@ -9,6 +9,7 @@ Rules (product contract, section 3; threats M07 to M10, M16):
    could be a deny; an unreadable policy denies everything.
 5. Default groups are not rows and cannot be removed.
 6. An expired rule stays stored, matching nothing and shown no more, until the next change drops it.
+7. More rules than `RULES_MAX` are not added, and not enforced in part.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.event import PolicyChanged
-from sandhold.model.rule import Effect, Generation, Origin, Policy, Posture, Rule, RuleId
+from sandhold.model.rule import Effect, Generation, Policy, Posture, RuleId
 from sandhold.policy.presets import parse_presets
+from sandhold.policy.stored_rules import StoredRuleError, StoredRules
 from sandhold.policy.syntax import RuleSyntaxError, parse_resource
 from sandhold.store.database import snapshot, transaction
 from sandhold.store.generations import PolicyUnreadableError, posture_of
@@ -31,12 +33,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sandhold.model.event import EventId
+    from sandhold.model.rule import Rule
+    from sandhold.policy.stored_rules import Row
     from sandhold.store.database import Database
 
 LOCAL: Final = "local:"
 RESOURCES_MAX: Final = 1000  # of one change: its record names each one and stays a line that `verify` reads at once
+RULES_MAX: Final = 2_000_000  # local rules in all: twice what is measured; egress reads so many within its patience
 
-_Row = tuple[str, str, str, str | None, float | None]
+_LOCAL_ROWS: Final = "SELECT id, effect, resource, sandbox, expires_at FROM rules ORDER BY position"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,16 @@ def load_policy(database: Database, agent_rules: tuple[Rule, ...] = ()) -> Polic
         PolicyUnreadableError: when any part of it is missing or does not parse.
         SbxError: when the database cannot be read.
     """
+    others = (*preset_rules(), *agent_rules)
     with snapshot(database):
         number, posture = posture_of(database)
-        rows = _local_rows(database)
-    return Policy(number, posture, (*preset_rules(), *agent_rules, *map(_parse_row, rows)))
+        count = _count(database)
+        if count > RULES_MAX:
+            raise PolicyUnreadableError(f"it has {count} local rules, more than the {RULES_MAX} that can be enforced")
+        try:
+            return Policy(number, posture, StoredRules(others, database.execute(_LOCAL_ROWS)))
+        except StoredRuleError as error:
+            raise PolicyUnreadableError(str(error)) from error
 
 
 def preset_rules() -> tuple[Rule, ...]:
@@ -97,6 +108,9 @@ def add_rules(
         raise SbxError("the rule would have expired already", status=EXIT_USAGE)
     ids = tuple(RuleId(f"{LOCAL}{uuid.uuid4()}") for _ in resources)
     with transaction(database):
+        if _count(database) + len(resources) > RULES_MAX:
+            hint = "a wildcard or a network stands for many"
+            raise SbxError(f"there would be more than {RULES_MAX} local rules", hint=hint)
         database.executemany(
             "INSERT INTO rules (id, effect, resource, sandbox, expires_at, created_at) VALUES (?,?,?,?,?,?)",
             [
@@ -192,18 +206,12 @@ def _check_resources(resources: Sequence[str], effect: Effect) -> None:
             raise SbxError(f"`{resource}` cannot be a rule: {error}", hint=error.hint, status=EXIT_USAGE) from error
 
 
-def _local_rows(database: Database) -> list[_Row]:
-    return database.execute("SELECT id, effect, resource, sandbox, expires_at FROM rules ORDER BY position").fetchall()
+def _local_rows(database: Database) -> list[Row]:
+    return database.execute(_LOCAL_ROWS).fetchall()
 
 
-def _parse_row(row: _Row) -> Rule:
-    identifier, effect_text, resource, sandbox, expires_at = row
-    try:
-        effect = Effect(effect_text)
-        pattern, ports = parse_resource(resource, effect)
-    except ValueError as error:
-        raise PolicyUnreadableError(f"the rule `{identifier}` cannot be enforced: {error}") from error
-    return Rule(RuleId(identifier), identifier, effect, pattern, ports, resource, sandbox, Origin.LOCAL, expires_at)
+def _count(database: Database) -> int:
+    return int(database.execute("SELECT count(*) FROM rules").fetchone()[0])
 
 
 def _next_generation(database: Database, now: float) -> Generation:
@@ -212,7 +220,7 @@ def _next_generation(database: Database, now: float) -> Generation:
     return posture_of(database)[0]
 
 
-def _remove(database: Database, editor: Editor, rows: Sequence[_Row]) -> PolicyChanged:
+def _remove(database: Database, editor: Editor, rows: Sequence[Row]) -> PolicyChanged:
     database.executemany("DELETE FROM rules WHERE id = ?", [(row[0],) for row in rows])
     made = _next_generation(database, editor.now)
     scopes = {row[3] for row in rows}
@@ -229,7 +237,7 @@ def _remove(database: Database, editor: Editor, rows: Sequence[_Row]) -> PolicyC
     return change
 
 
-def _same_resource(row: _Row, resource: str) -> bool:
+def _same_resource(row: Row, resource: str) -> bool:
     _, effect_text, stored, _, _ = row
     if stored.strip() == resource.strip():
         return True

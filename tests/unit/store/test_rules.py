@@ -110,6 +110,20 @@ def test_expired_before_it_begins(database: Database, expires_at: float) -> None
     assert local(database) == []
 
 
+def test_more_rules_than_can_be_enforced(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No change makes more rules than egress reads in time; a database that has more is unreadable, not cut short."""
+    monkeypatch.setattr(rules, "RULES_MAX", 2)
+    recorded: list[PolicyChanged] = []
+    with pytest.raises(SbxError, match="more than 2"):
+        rules.add_rules(database, editor(recorded), Effect.ALLOW, ["a.test", "b.test", "c.test"])
+    assert recorded == []
+    rules.add_rules(database, editor(), Effect.ALLOW, ["a.test", "b.test"])
+    assert len(local(database)) == 2
+    monkeypatch.setattr(rules, "RULES_MAX", 1)
+    with pytest.raises(PolicyUnreadableError, match="2 local rules"):
+        load_policy(database)
+
+
 def test_text_that_is_no_utf8(database: Database) -> None:
     """A row whose text cannot even be decoded makes the policy unreadable, in words."""
     rules.add_rules(database, editor(), Effect.DENY, ["example.com"])

@@ -148,7 +148,8 @@ class Link:
         except OSError:
             data = b""
         if not data:
-            self._poll.unregister(self._console)
+            with contextlib.suppress(KeyError):  # when the port ends after it, it is read a last time
+                self._poll.unregister(self._console)
         self._console_tail = (self._console_tail + data)[-CONSOLE_BYTES_MAX:]
 
     def _last_words(self) -> str:

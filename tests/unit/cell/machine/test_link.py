@@ -194,6 +194,16 @@ def test_a_console_flood_keeps_its_last_words(machine: Machine) -> None:
     assert "Kernel panic" in machine.ended()
 
 
+def test_a_console_that_ends_before_the_port_is_remembered(machine: Machine) -> None:
+    """A machine whose console goes first has ended when its port does, with its kernel's last words."""
+    machine.console.sendall(b"Kernel panic - not syncing: Attempted to kill init!\n")
+    machine.console.close()
+    for fd in started(machine, Channel(machine.session)):  # it answers, and has seen the console's end before that
+        os.close(fd)
+    machine.guest.close()
+    assert "Kernel panic" in machine.ended()
+
+
 def test_a_guest_that_gives_up_is_heard() -> None:
     """A guest that cannot start says why, and the session is told."""
     made = Machine()

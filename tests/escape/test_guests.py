@@ -305,7 +305,11 @@ def test_a_machine_that_ends(fresh: Installation, end: Callable[[Installation], 
     wait_until(lambda: all(is_gone(pid) for pid in pids), "everything of the session has ended", 120)
     last = lab.records("lab")[-1]
     assert (last["kind"], last["reason"]) == ("session-stopped", "cell-died")
-    assert lab.ok("exec", "lab", "cat", "/opt/kept") == "kept\n"
+    assert f"`lab` ended by itself: {last['detail']}" in lab("ls").err
+    again = lab("exec", "lab", "cat", "/opt/kept")
+    assert (again.status, again.out) == (0, "kept\n")
+    assert f"before this one ended by itself: {last['detail']}" in again.err
+    assert "ended by itself" not in lab("ls").err
     assert "unbroken" in lab.ok("policy", "log", "lab", "--verify")
 
 

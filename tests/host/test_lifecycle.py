@@ -269,6 +269,11 @@ def test_egress_that_dies_takes_the_network_along(lab: Installation) -> None:
     wait_until(lambda: status(lab) != "running", "the sandbox ends")
     assert lab.records("lab")[-1]["kind"] == "session-stopped"
     assert lab.records("lab")[-1]["reason"] == "egress-died"
+    assert "`lab` ended by itself: its egress process ended" in lab("ls").err
+    again = lab("exec", "lab", "echo", "back")
+    assert (again.status, again.out) == (0, "back\n")
+    assert "before this one ended by itself: its egress process ended" in again.err
+    assert "by itself" not in lab("exec", "lab", "true").err
 
 
 def test_a_deleted_lock_file_hides_no_session(lab: Installation) -> None:

@@ -130,9 +130,12 @@ def test_what_is_written_stays_and_a_panic_is_said(sbx: Installation, project: P
     sbx.ok("exec", "-u", "root", "lab", "sh", "-c", "echo kept > /opt/kept")
     assert sbx.ok("exec", "lab", "cat", "/opt/kept") == "kept\n"
     script = "echo synced > /opt/synced; sync; echo c > /proc/sysrq-trigger"
-    assert sbx("exec", "-u", "root", "lab", "sh", "-c", script).status == 125
+    died = sbx("exec", "-u", "root", "lab", "sh", "-c", script)
+    assert (died.status, "ended by itself: the machine ended (" in died.err) == (125, True)
     wait_until(lambda: "stopped" in sbx.ok("ls"), "the session has ended")
+    assert "panic" in died.err
     assert "panic" in sbx.ok("logs", "lab")
+    assert "panic" in sbx.records("lab")[-1]["detail"]
     assert sbx.ok("exec", "lab", "cat", "/opt/kept", "/opt/synced") == "kept\nsynced\n"
 
 

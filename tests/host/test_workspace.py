@@ -13,10 +13,11 @@ import pytest
 from tests.installation import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.installation import Installation
+    from tests.isolation import Kind
 
 GIT = ("git", "-c", "user.name=ada", "-c", "user.email=ada@example.com", "-c", "init.defaultBranch=main")
 
@@ -27,12 +28,12 @@ def git(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture
-def repository(sbx: Installation, project: Path) -> Path:
+def repository(sbx: Installation, project: Path, isolation: Kind) -> Path:
     """Make the project a repository with a nested one in it, and a sandbox `lab` for it."""
-    return make_repository(sbx, project)
+    return make_repository(sbx, project, isolation)
 
 
-def make_repository(sbx: Installation, project: Path) -> Path:
+def make_repository(sbx: Installation, project: Path, isolation: Kind) -> Path:
     """Make both repositories, owned by an ordinary user where the tests are root's, and the sandbox."""
     for folder in (project, project / "vendor" / "lib"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def make_repository(sbx: Installation, project: Path) -> Path:
     if os.geteuid() == 0:
         for path in [project, *project.rglob("*")]:
             os.chown(path, 1000, 1000, follow_symlinks=False)
-    sbx.ok("create", "--template", "host", "--name", "lab", "shell", ".", folder=project)
+    sbx.ok("create", *isolation.quickest, "--name", "lab", "shell", ".", folder=project)
     return project
 
 
@@ -81,9 +82,10 @@ ATTEMPTS = {
 
 
 @pytest.fixture(scope="module")
-def shared(module_sbx: Installation, module_project: Path) -> tuple[Installation, Path]:
+def shared(module_sbx: Installation, module_project: Path, isolation: Kind) -> Iterator[tuple[Installation, Path]]:
     """Make one repository that every attempt is made on: none of them may change it."""
-    return module_sbx, make_repository(module_sbx, module_project)
+    yield module_sbx, make_repository(module_sbx, module_project / isolation.name, isolation)
+    module_sbx.ok("rm", "-f", "lab")
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS.values(), ids=ATTEMPTS)
@@ -115,6 +117,7 @@ def test_work_goes_on(sbx: Installation, repository: Path) -> None:
     assert changed(sbx) == []
 
 
+@pytest.mark.short
 def test_hooks_that_are_not_there_yet(sbx: Installation, repository: Path) -> None:
     """A repository without hooks gets an empty folder for them, its owner's, that nothing inside can fill."""
     hooks = repository / ".git" / "hooks"
@@ -154,7 +157,8 @@ def test_a_session_that_was_killed_reports_all_the_same(sbx: Installation, repos
     assert changed(sbx) == [("new", f"{repository}/Makefile")]
 
 
-def test_patterns_of_the_users_own(sbx: Installation, repository: Path) -> None:
+@pytest.mark.short
+def test_patterns_of_the_users_own(sbx: Installation, repository: Path, isolation: Kind) -> None:
     """`--protect` makes more read-only, with everything above it fixed in place; `--no-protect` leaves git's to the
     agent, and the report says what it did with them."""
     (repository / "ci" / "jobs").mkdir(parents=True)
@@ -163,7 +167,7 @@ def test_patterns_of_the_users_own(sbx: Installation, repository: Path) -> None:
     for path in ("ci", "ci/jobs", "ci/jobs/deploy", "Makefile"):
         os.chown(repository / path, 1000, 1000)
     flags = ("--protect", "ci/jobs/**", "--protect", "Makefile", "--no-protect")
-    sbx.ok("create", "--template", "host", "--name", "own", *flags, "shell", ".", folder=repository)
+    sbx.ok("create", *isolation.quickest, "--name", "own", *flags, "shell", ".", folder=repository)
     script = """echo evil > ci/jobs/deploy; mv ci old; mv ci/jobs ci/old; echo evil > Makefile; mv Makefile m
     rm Makefile; echo evil > .git/hooks/pre-commit; git config core.pager evil"""
     said = inside(sbx, script, "own")
@@ -191,7 +195,7 @@ def test_what_cannot_be_covered_is_said(sbx: Installation, repository: Path) -> 
     assert ".git/hooks/pre-commit (new)" in sbx("stop", "lab").err
 
 
-def test_a_read_only_folder_stays_where_it_is(sbx: Installation, project: Path) -> None:
+def test_a_read_only_folder_stays_where_it_is(sbx: Installation, project: Path, isolation: Kind) -> None:
     """A `:ro` folder inside a writable one is read-only under every name: what lies above it cannot be renamed."""
     docs = project / "a" / "docs"
     docs.mkdir(parents=True)
@@ -199,7 +203,7 @@ def test_a_read_only_folder_stays_where_it_is(sbx: Installation, project: Path) 
     if os.geteuid() == 0:
         for path in (project, project / "a", docs):
             os.chown(path, 1000, 1000)
-    sbx.ok("create", "--template", "host", "--name", "lab", "shell", ".", f"{docs}:ro", folder=project)
+    sbx.ok("create", *isolation.quickest, "--name", "lab", "shell", ".", f"{docs}:ro", folder=project)
     inside(sbx, "mv a b; mkdir -p a/docs; echo evil > a/docs/page; ln -s a/docs l; echo evil > l/page; mv a/docs a/d")
     assert ((docs / "page").read_text(), sorted(path.name for path in (project / "a").iterdir())) == (
         "read me\n",
@@ -221,13 +225,15 @@ LINKS = {"a link where the repository was": _link_repository, "a link where the 
 
 
 @pytest.mark.parametrize("plant", LINKS.values(), ids=LINKS)
-def test_links_left_by_an_earlier_session(sbx: Installation, project: Path, plant: Callable[[Path], None]) -> None:
+def test_links_left_by_an_earlier_session(
+    sbx: Installation, project: Path, plant: Callable[[Path], None], isolation: Kind
+) -> None:
     """A link that an earlier session left leads neither our mounts nor the folders that we make astray."""
     elsewhere = sbx.home / "elsewhere"
     (elsewhere / "hooks").mkdir(parents=True)
     plant(project)
     before = sorted(path.name for path in elsewhere.rglob("*"))
-    sbx.ok("create", "--template", "host", "--name", "lab", "shell", ".", folder=project)
+    sbx.ok("create", *isolation.quickest, "--name", "lab", "shell", ".", folder=project)
     sbx.ok("exec", "lab", "true")
     assert sorted(path.name for path in elsewhere.rglob("*")) == before
     assert os.access(elsewhere / "hooks", os.W_OK)

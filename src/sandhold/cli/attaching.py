@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cli import output
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.session import control, starting
+from sandhold.session.ends import word_left
 from sandhold.session.furnish.variables import of_host, unset
 from sandhold.session.terminals import terminal
 
@@ -53,10 +54,11 @@ def attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_inpu
                 outcome = terminal.attach(channel, request, wants_input=wants_input)
             except control.ChannelError:
                 continue
-        if outcome.detail is not None:
+        detail = _why_cut_off(paths, sandbox) if outcome.is_cut_off else outcome.detail
+        if detail is not None:
             if request.wants_terminal:
                 output.say("")  # the command inside left the cursor wherever it was
-            output.fail(outcome.detail, None)
+            output.fail(detail, None)
         if outcome.has_left:
             output.say(f"\nleft `{sandbox.name}`, the command goes on")
             output.hint(f"come back to its agent with `sbx run {sandbox.name}`, end it with `sbx stop {sandbox.name}`")
@@ -66,6 +68,11 @@ def attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_inpu
         hint=f"see `sbx logs {sandbox.name}`",
         status=EXIT_NOT_HELD,
     )
+
+
+def _why_cut_off(paths: Paths, sandbox: Sandbox) -> str:
+    word = word_left(paths.sandbox(sandbox.name))
+    return "the sandbox was stopped" if word is None else output.safe(f"the sandbox ended by itself: {word}")
 
 
 def reach(paths: Paths, sandbox: Sandbox) -> starting.Reached:
@@ -79,6 +86,8 @@ def reach(paths: Paths, sandbox: Sandbox) -> starting.Reached:
         output.warn(
             f"the session of `{sandbox.name}` before this one was killed; its open connections are on record as lost"
         )
+    if reached.died is not None:
+        output.warn(output.safe(f"the session of `{sandbox.name}` before this one ended by itself: {reached.died}"))
     if reached.was_started:
         from sandhold.cli.rootfs import say_outdated  # noqa: PLC0415  a running sandbox is reached without templates
 

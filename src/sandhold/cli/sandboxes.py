@@ -15,6 +15,7 @@ from sandhold.errors import EXIT_FAILED, SbxError
 from sandhold.model.sandbox import Status
 from sandhold.paths import Paths
 from sandhold.session import presence
+from sandhold.session.ends import word_left
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database, read_only
 from sandhold.store.generations import generation
@@ -68,6 +69,8 @@ def ls(quiet: bool, as_json: bool) -> int:  # noqa: FBT001 - click passes flags 
     for each, look in seen:
         if look.status is Status.LOST:
             output.hint(f"`{each.name}` was killed; `sbx run {each.name}` starts it again, nothing inside is lost")
+        elif look.status is Status.STOPPED and (word := word_left(paths.sandbox(each.name))) is not None:
+            output.hint(output.safe(f"`{each.name}` ended by itself: {word}"))
     return 0
 
 

@@ -214,11 +214,13 @@ class SessionStarted:
 @dataclass(frozen=True, slots=True)
 class SessionStopped:
     """A session ended. `reason` is `stopped`, `idle` (nobody attached), `lost` (killed; written by the next command),
-    `egress-died` or `cell-died`."""
+    `egress-died` or `cell-died`. `detail` is what is known of an end that nobody asked for; it may be a stranger's
+    words."""
 
     event: EventId
     reason: str
     actor: str | None = None
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ENDING_TIMEOUT_S: Final = 10.0  # between the session's last word and its last breath
 LOOK_EVERY_S: Final = 0.02
+WORD_NAME: Final = "last-words"
+WORD_CHARACTERS_MAX: Final = 400  # a line or a few at a terminal
 LAST_RECORDS_MAX: Final = 200  # behind a session's end stand policy changes and little else
 
 
@@ -30,6 +33,29 @@ class End:
     target: str | None = None
     problem: str | None = None
     changed: Record | None = None
+
+
+def leave_word(folder: Path, text: str) -> None:
+    """Leave what is known of an end that nobody asked for, for whoever is attached and for the next command to say.
+
+    It is on record as well: a disk that is full takes nothing from anybody.
+    """
+    with contextlib.suppress(OSError):
+        (folder / WORD_NAME).write_text(text[:WORD_CHARACTERS_MAX], "utf-8")
+
+
+def word_left(folder: Path) -> str | None:
+    """Return what the last session left of its end, None when somebody asked for that end or it was said already."""
+    try:
+        return (folder / WORD_NAME).read_text("utf-8", "replace")[:WORD_CHARACTERS_MAX] or None
+    except OSError:
+        return None
+
+
+def forget_word(folder: Path) -> None:
+    """Remove what the last session left of its end: a new one runs."""
+    with contextlib.suppress(OSError):
+        (folder / WORD_NAME).unlink()
 
 
 def has_ended(folder: Path, timeout_s: float) -> bool:

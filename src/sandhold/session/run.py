@@ -34,6 +34,7 @@ from sandhold.session.children.authority import AuthorityCheck
 from sandhold.session.children.egress_process import EgressProcess
 from sandhold.session.children.egress_trial import ask_egress
 from sandhold.session.creation import LAYER_FOLDER
+from sandhold.session.ends import forget_word, leave_word
 from sandhold.session.furnish import inside
 from sandhold.session.furnish.furnishing import furnish
 from sandhold.session.loose_ends import DropCounter, Switches, kept_listeners, unaccepted
@@ -108,6 +109,7 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
             switched=switches.record,
             count_dropped=lambda: switches.retry() | drops.record(),
         )
+        forget_word(folder)
         _record_start(folder, trail, presence.Marker(session, os.getpid(), generation, time.time()), sandbox)
         gc.collect()
         trim_heap()
@@ -217,10 +219,15 @@ def _stopped(paths: Paths, folder: Path, trail: Trail, serving: Serving, missing
     """Put the end on record, behind what egress left open, and let go of the marker; without the record, the next
     command finds the sandbox lost."""
     reason = serving.ended or "crashed"
+    if serving.detail is not None:
+        print_log(f"the sandbox ended by itself: {serving.detail}")
+        leave_word(folder, serving.detail)
     changed = changed_since(folder, new_event_id(CLOCK.now()))
     changes = [] if changed is None else [changed]
     try:
-        trail.append([*missing, *changes, SessionStopped(new_event_id(CLOCK.now()), reason, serving.actor)])
+        trail.append(
+            [*missing, *changes, SessionStopped(new_event_id(CLOCK.now()), reason, serving.actor, serving.detail)]
+        )
     except OSError as error:
         print_log(f"the end of the session could not be recorded: {error}")
         return

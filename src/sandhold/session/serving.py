@@ -52,7 +52,7 @@ class Attachment:
 @dataclass(slots=True)
 class Serving:
     """All that the loop works on. `switched` is called after the policy was taken over, `count_dropped` now and then;
-    `ended` is the reason once there is one."""
+    `ended` is the reason once there is one, `detail` what is known of an end that nobody asked for."""
 
     sandbox: Sandbox
     agent: Agent
@@ -72,6 +72,7 @@ class Serving:
     is_kept: bool = False
     had_command: bool = False
     ended: str | None = None
+    detail: str | None = None
     actor: str | None = None
 
 
@@ -285,8 +286,8 @@ def _kill_overdue(serving: Serving, now: float) -> None:
 def _cell_news(serving: Serving) -> None:
     for event in serving.cell.events():
         match event:
-            case CellDied():
-                serving.ended = "cell-died"
+            case CellDied(detail):
+                serving.ended, serving.detail = "cell-died", detail
             case Started(command, pid):
                 attachment = _of_command(serving, command)
                 if attachment is not None:
@@ -333,7 +334,7 @@ def _tell(serving: Serving, attachment: Attachment, reply: control.Reply, descri
 def _egress_news(serving: Serving) -> None:
     news = serving.egress.news()
     if news is None:
-        serving.ended = "egress-died"
+        serving.ended, serving.detail = "egress-died", "its egress process ended"
         return
     before, serving.generation = serving.generation, news.generation
     serving.switched(before, news.generation, news.cut)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.sandbox import Status
 from sandhold.session import control, presence
-from sandhold.session.ends import ENDING_TIMEOUT_S, has_ended
+from sandhold.session.ends import ENDING_TIMEOUT_S, has_ended, word_left
 from sandhold.session.presence import AlreadyHeldError, hold
 
 if TYPE_CHECKING:
@@ -43,11 +43,13 @@ _ENVIRONMENT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """A connection to a running session. `lost` is the marker of a session that was found killed, None if none was."""
+    """A connection to a running session. `lost` is the marker of a session that was found killed, None if none was;
+    `died` is what is known of the end of one that ended by itself."""
 
     channel: control.Channel
     lost: presence.Marker | None
     was_started: bool
+    died: str | None = None
 
 
 def reach(paths: Paths, name: str, environ: Mapping[str, str]) -> Reached:
@@ -57,16 +59,16 @@ def reach(paths: Paths, name: str, environ: Mapping[str, str]) -> Reached:
         SbxError: when it cannot be held (exit status 125), or neither answers nor ends.
     """
     folder = paths.sandbox(name)
-    was_started, lost = False, None
+    was_started, lost, died = False, None, None
     for _ in range(CONNECT_TRIES):
         channel = control.connect(folder)
         if channel is not None:
-            return Reached(channel, lost, was_started)
+            return Reached(channel, lost, was_started, died)
         found = presence.look(folder)
         if found.status is Status.RUNNING:
             time.sleep(RETRY_S)  # it is starting or ending: both have an end, and neither tells us
             continue
-        lost = found.marker or lost
+        lost, died = found.marker or lost, word_left(folder)
         was_started = _start(paths, name, environ) or was_started
     raise SbxError(
         f"the session of `{name}` neither answers nor ends", hint=f"end it with `sbx stop {name}`", status=EXIT_NOT_HELD

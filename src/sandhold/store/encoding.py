@@ -124,8 +124,9 @@ def _body(event: Event) -> tuple[str, int | None, Body]:  # noqa: C901, PLR0912 
             return "generation-switched", after, {"before": before, "after": after, "cut": cut}
         case SessionStarted():
             return "session-started", event.generation, _session_started(event)
-        case SessionStopped(_, reason, actor):
-            return "session-stopped", None, {"reason": _text(reason), "actor": _text_or_none(actor)}
+        case SessionStopped(_, reason, actor, detail):
+            why = {"reason": _text(reason), "detail": _text_or_none(detail)}
+            return "session-stopped", None, {**why, "actor": _text_or_none(actor)}
         case Recovered(_, torn_bytes):
             return "recovered", None, {"torn_bytes": torn_bytes}
         case Verified(_, attempts, escaped, skipped):

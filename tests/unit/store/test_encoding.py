@@ -121,7 +121,7 @@ EVENTS: dict[str, tuple[Event, int | None]] = {
     ),
     "generation-switched": (GenerationSwitched(E1, Generation(3), Generation(4), 2), 4),
     "session-started": (SessionStarted(E1, "ada", "shell", "namespaces", "host", Generation(4), "0.1.0"), 4),
-    "session-stopped": (SessionStopped(E1, "stopped", "ada"), None),
+    "session-stopped": (SessionStopped(E1, "stopped", "ada", "the machine ended"), None),
     "repeated": (Repeated(E1, "request", "evil.test", 80, DENIED, 1234, NOON, NOON + 0.5), 7),
     "recovered": (Recovered(E1, 17), None),
     "verified": (Verified(E1, 40, 0, 2), None),

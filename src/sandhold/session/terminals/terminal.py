@@ -51,11 +51,12 @@ _CLEAR_BELOW: Final = b"\x1b[J"  # of a program that was left in the middle of w
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a command inside ended. `detail` says why when it could not be started or its session went away; `has_left`
-    says that it goes on and the user left it."""
+    """How a command inside ended. `detail` says why when it could not be started; `is_cut_off` says that its session
+    went away, `has_left` that it goes on and the user left it."""
 
     status: int
     detail: str | None = None
+    is_cut_off: bool = False
     has_left: bool = False
 
 
@@ -265,7 +266,7 @@ def _leave(channel: control.Channel, desk: _Desk) -> Outcome | None:
     try:
         reply, descriptors = channel.receive_reply(control.SEND_TIMEOUT_S)
     except control.ChannelError:
-        return Outcome(_ENDED_WITHOUT_WORD, "the sandbox was stopped")
+        return Outcome(_ENDED_WITHOUT_WORD, is_cut_off=True)
     if isinstance(reply, control.Done):
         return Outcome(0, has_left=True)
     if isinstance(reply, control.Failed):
@@ -333,7 +334,7 @@ def _ended(channel: control.Channel) -> Outcome:
     try:
         reply, descriptors = channel.receive_reply(control.SEND_TIMEOUT_S)
     except control.ChannelError:
-        return Outcome(_ENDED_WITHOUT_WORD, "the sandbox was stopped")
+        return Outcome(_ENDED_WITHOUT_WORD, is_cut_off=True)
     return _not_started(reply, descriptors)
 
 

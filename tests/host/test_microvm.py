@@ -13,6 +13,7 @@ from sandhold.cell.boot.boot_files import boot_files
 from sandhold.cell.images.templates import find_template
 from sandhold.cell.machine.acceleration import DEVICE, DRIVERS, hardware_obstacle
 from sandhold.cell.machine.microvm import open_microvm
+from sandhold.cell.machine.parts import shape_of
 from sandhold.cell.machine.qemu import Acceleration
 from sandhold.cell.spec import CellSpec
 from sandhold.model.sandbox import Limits
@@ -166,4 +167,6 @@ def test_a_device_that_opens_and_runs_nothing_is_found_out(sbx: Installation, tm
     template = find_template(data / "templates", "debian")
     spec = CellSpec("trial", template, tmp_path / "layer", (), (), Limits(1, 1 << 30, 1000), slot=9)
     with pytest.raises(OSError, match="qemu-system-x86_64"):
-        open_microvm(spec, boot_files(data / "vm", template, lambda *_: None), Acceleration.KVM, boot_s_max=60)
+        open_microvm(
+            spec, boot_files(data / "vm", template, lambda *_: None), shape_of(spec, Acceleration.KVM), boot_s_max=60
+        )

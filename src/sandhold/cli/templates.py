@@ -76,7 +76,12 @@ def build(name: str, pull: bool, microvm: bool) -> int:  # noqa: FBT001 - click 
     paths = Paths.from_environment(os.environ)
     try:
         if microvm:
+            from sandhold.session.machines import prepare_snapshot  # noqa: PLC0415 - `template ls` stays quick
+
             templates.prepare_vm(paths, name, time.time(), output.progress, pull=pull)
+            problem = prepare_snapshot(paths, name, output.progress)
+            if problem is not None:
+                output.hint(output.safe(f"each start of such a machine will boot it: {problem}"))
             output.say(f"`{name}` is ready for `--isolation microvm`")
             return 0
         made = templates.build(paths, name, time.time(), output.progress, pull=pull)

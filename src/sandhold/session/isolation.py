@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cell.boot.boot_files import find_boot_files
 from sandhold.cell.images.templates import HOST_TEMPLATE, find_template
 from sandhold.cell.machine import acceleration
-from sandhold.cell.machine.qemu import MACHINE_PROGRAMS, PROCESSOR, Acceleration
+from sandhold.cell.machine.qemu import MACHINE_PROGRAMS, PROCESSOR
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.linux.process import find_program
 from sandhold.model.sandbox import Isolation
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandhold.cell.machine.acceleration import Verdict
-    from sandhold.cell.spec import Cell, CellSpec
-    from sandhold.linux.process import Spawn
     from sandhold.model.sandbox import Sandbox
     from sandhold.paths import Paths
 
@@ -43,7 +41,7 @@ def choose(paths: Paths, wish: str, template: str, *, needs_hardware: bool) -> I
     if wish == Isolation.MICROVM or needs_hardware:
         _require_machine(template)
         if needs_hardware and verdict.is_settled:
-            _require_hardware(verdict, _WITHOUT)
+            require_hardware(verdict, _WITHOUT)
         return Isolation.MICROVM
     return Isolation.MICROVM if verdict.is_hardware and _lacking(template) is None else Isolation.NAMESPACES
 
@@ -63,37 +61,6 @@ def prepare(paths: Paths, sandbox: Sandbox, now: float, show: Callable[[str], No
         prepare_vm(paths, sandbox.template, now, show)
 
 
-def open_machine(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -> Cell:
-    """Make the cell of a sandbox that is a machine; `spawn` starts its helpers.
-
-    Raises:
-        OSError: when a step fails.
-        SbxError: when what a machine starts from is not there, or the hardware that this one needs.
-    """
-    # Imported here: whoever only chooses a kind needs none of it.
-    from sandhold.cell.machine.microvm import open_microvm  # noqa: PLC0415
-
-    boot = find_boot_files(paths.vm, spec.template)
-    if boot is None:
-        raise SbxError(
-            "what this machine starts from is not there",
-            hint=f"`sbx run {sandbox.name}` makes it again",
-            status=EXIT_NOT_HELD,
-        )
-    verdict = acceleration.look(paths.vm)
-    if not verdict.is_settled:
-        verdict = _try_hardware(
-            paths,
-            lambda: open_microvm(spec, boot, Acceleration.KVM, boot_s_max=acceleration.TRIAL_S_MAX).kill(),
-        )
-    if sandbox.needs_hardware:
-        _require_hardware(verdict, f"`sbx rm {sandbox.name}`, and create it without `--require-kvm`")
-    cell = open_microvm(spec, boot, verdict.acceleration, spawn)
-    if not verdict.is_hardware:
-        cell.notes = (f"this machine is {EMULATED}: {verdict.reason}", *cell.notes)
-    return cell
-
-
 def why(paths: Paths, isolation: Isolation) -> str:
     """Return a sentence on the kind of cell that a sandbox has: how it runs, or why it is no machine."""
     verdict = acceleration.look(paths.vm)
@@ -102,18 +69,12 @@ def why(paths: Paths, isolation: Isolation) -> str:
     return "asked for" if verdict.is_hardware else verdict.reason
 
 
-def _try_hardware(paths: Paths, start: Callable[[], None]) -> Verdict:
-    """Start the very machine that is wanted with the processor's help, and keep what came of it."""
-    try:
-        start()
-    except (OSError, TimeoutError) as error:
-        acceleration.record(paths.vm, works=False, detail=str(error)[:500])
-    else:
-        acceleration.record(paths.vm, works=True, detail="")
-    return acceleration.look(paths.vm)
+def require_hardware(verdict: Verdict, hint: str) -> None:
+    """Refuse what is not to be emulated.
 
-
-def _require_hardware(verdict: Verdict, hint: str) -> None:
+    Raises:
+        SbxError: when this host does not run machines itself.
+    """
     if not verdict.is_hardware:
         raise SbxError(f"no hardware virtualisation: {verdict.reason}", hint=hint, status=EXIT_NOT_HELD)
 

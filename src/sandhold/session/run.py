@@ -141,9 +141,9 @@ def _open_cell(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -> 
     """Make the cell, of the sandbox's kind."""
     if sandbox.isolation is Isolation.NAMESPACES:
         return open_cell(spec, spawn)
-    from sandhold.session.isolation import open_machine  # noqa: PLC0415  two megabytes that only a machine needs
+    from sandhold.session.machines import open_machine  # noqa: PLC0415  two megabytes that only a machine needs
 
-    return open_machine(paths, sandbox, spec, spawn)
+    return open_machine(paths, sandbox, spec, spawn, print_log)
 
 
 def _check_folders(sandbox: Sandbox) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -109,6 +109,17 @@ def remove_unused(folder: Path, templates: Path) -> None:
         for path in folder.iterdir():
             if path.name.startswith((_KERNEL_PREFIX, _ROOT_PREFIX)) and path.name not in wanted:
                 tree.delete_tree(path)
+
+
+def boot_keys(folder: Path, templates: Path) -> frozenset[str]:
+    """Return the keys of everything that is there for some template to boot from."""
+    keys = set()
+    for description in list_templates(templates):
+        with suppress(SbxError):
+            found = find_boot_files(folder, find_template(templates, description.name))
+            if found is not None:
+                keys.add(found.key)
+    return frozenset(keys)
 
 
 def _image_names(folder: Path, templates: Path) -> Iterator[str]:

@@ -45,6 +45,7 @@ REAPED_AT_ONCE_MAX: Final = 256  # so that a storm of orphans cannot keep the ag
 PORT_BYTES_MAX: Final = 64 << 10  # read at once
 _RESTART: Final = 0x01234567  # reboot(2), LINUX_REBOOT_CMD_RESTART; the machine ends there
 _ADD_ENTROPY: Final = 0x40085203  # RNDADDENTROPY, random(4)
+_RESEED: Final = 0x5207  # RNDRESEEDCRNG, random(4)
 
 
 @dataclass(slots=True)
@@ -70,8 +71,9 @@ def main() -> None:
     try:
         _be_last_to_go()
         port = os.open(f"/dev/{_port()}", os.O_RDWR | os.O_CLOEXEC)
-        plan = _read_plan(port)
-        _take_time_and_chance(plan)
+        os.write(port, pack(Frame(Kind.WAITING, 0)))
+        plan, now_ns = _read_plan(port)
+        _take_time_and_chance(plan, now_ns)
         set_up_network(plan)
         root = build_guest_root(plan)
         os.set_blocking(port, False)
@@ -284,17 +286,19 @@ class _Agent:
         self._flush()
 
 
-def _read_plan(port: int) -> GuestPlan:
+def _read_plan(port: int) -> tuple[GuestPlan, int]:
+    """Return the plan and what time it is. A snapshot is taken while this waits: what comes before is in each of them,
+    and nothing of a sandbox's may be."""
     reader, data = FrameReader(), bytearray()
     while True:
         part = os.read(port, PORT_BYTES_MAX)
         if not part:
             raise OSError("the session is gone")
         for frame in reader.feed(part):
+            if frame.kind is Kind.BEGIN:
+                return from_bytes(bytes(data)), int.from_bytes(frame.payload, "little")
             if frame.kind is not Kind.PLAN or len(data) > PLAN_BYTES_MAX:
                 raise OSError("the session began with something else than a plan")
-            if not frame.payload:
-                return from_bytes(bytes(data))
             data += frame.payload
 
 
@@ -308,12 +312,14 @@ def _port() -> str:
     raise OSError("the machine has no port for the session")
 
 
-def _take_time_and_chance(plan: GuestPlan) -> None:
-    """Set the clock, and give the kernel's generator what no other guest has: both may be those of a snapshot."""
-    time.clock_settime(time.CLOCK_REALTIME, plan.now)
+def _take_time_and_chance(plan: GuestPlan, now_ns: int) -> None:
+    """Set the clock, and give the kernel's generator what no other guest has: both may be those of a snapshot. What was
+    added is in use only once the generator has been told to start from it."""
+    time.clock_settime_ns(time.CLOCK_REALTIME, now_ns)
     seed = bytes.fromhex(plan.seed)
     with open("/dev/urandom", "wb", buffering=0) as generator:
         fcntl.ioctl(generator, _ADD_ENTROPY, struct.pack("=ii", len(seed) * 8, len(seed)) + seed)
+        fcntl.ioctl(generator, _RESEED)
 
 
 def _be_last_to_go() -> None:

@@ -79,7 +79,7 @@ def record(folder: Path, *, works: bool, detail: str) -> None:
     """Keep what a trial found."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = folder / f".{PROOF}.{os.getpid()}"
-    new.write_text(json.dumps({"surroundings": _surroundings(), "works": works, "detail": detail}), "utf-8")
+    new.write_text(json.dumps({"surroundings": surroundings(), "works": works, "detail": detail}), "utf-8")
     new.replace(folder / PROOF)
 
 
@@ -89,7 +89,7 @@ def read_proof(folder: Path) -> Proof | None:
         with (folder / PROOF).open("rb") as file:
             match json.loads(file.read(PROOF_BYTES_MAX)):
                 case {"surroundings": str(where), "works": bool(works), "detail": str(detail)} if (
-                    where == _surroundings()
+                    where == surroundings()
                 ):
                     return Proof(works, detail)
     except (OSError, ValueError):
@@ -97,8 +97,8 @@ def read_proof(folder: Path) -> Proof | None:
     return None
 
 
-def _surroundings() -> str:
-    """Return a name for all that a trial's outcome depends on."""
+def surroundings() -> str:
+    """Return a name for all of this host that a machine depends on."""
     program = Path(PROGRAM).stat()
     model = next((line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if "model name" in line), "")
     facts = (program.st_size, program.st_mtime_ns, os.uname().release, os.uname().version, model)

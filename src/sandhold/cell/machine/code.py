@@ -40,9 +40,14 @@ def with_agent(initramfs: Path) -> int:
     fd = os.memfd_create("initramfs", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
         file.write(data + bytes(-len(data) % 4))
-        file.write(b"".join(_archive()))
+        file.write(agent_archive())
     os.fchmod(fd, 0o444)
     return fd
+
+
+def agent_archive() -> bytes:
+    """Return the agent's code as an archive."""
+    return b"".join(_archive())
 
 
 def _archive() -> Iterator[bytes]:

@@ -15,6 +15,14 @@ DISK_BYTES_MAX: Final = 16 << 30  # what a sandbox may write outside its workspa
 _JOURNAL_MIB: Final = 32  # the default for this size is eight times as much, all of it written in time
 
 
+def disk_bytes(layer: Path) -> int:
+    """Return the size of a layer's disk, or the one it will have."""
+    try:
+        return (layer / DISK).stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return DISK_BYTES_MAX
+
+
 def open_disk(layer: Path) -> int:
     """Return the disk of a layer, open for reading and writing; it is made where there is none.
 

@@ -28,7 +28,7 @@ class Kind(IntEnum):
     """What a frame says. Down to the guest below 16, up from it above."""
 
     PLAN = 1
-    """A part of the plan, for command 0; an empty one ends it."""
+    """A part of the plan, for command 0."""
     ORDER = 2
     """A part of a command's order."""
     START = 3
@@ -45,6 +45,8 @@ class Kind(IntEnum):
     """Nobody reads this output stream any more."""
     STOP = 9
     """End everything, put it on disk and switch off."""
+    BEGIN = 10
+    """The plan is complete. Payload: what time it is, in nanoseconds since the epoch, eight bytes."""
     READY = 16
     """Commands can be started."""
     STARTED = 17
@@ -57,6 +59,8 @@ class Kind(IntEnum):
     """Payload: how many bytes of the input were taken, four bytes."""
     FAILED = 21
     """The guest cannot go on; payload: why, as UTF-8."""
+    WAITING = 22
+    """The guest waits for its plan, having seen nothing of any sandbox; at most once, before anything else."""
 
 
 STREAMS: Final = (0, 1, 2)

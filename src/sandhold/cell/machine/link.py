@@ -22,6 +22,8 @@ import os
 import select
 import signal
 import socket
+import struct
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from sandhold.cell.machine.frames import (
@@ -54,8 +56,9 @@ _PID_MAX: Final = 1 << 22
 def main(fds: Sequence[int]) -> None:
     """Run with the channel, the port, the console, the plan, and a file for last words.
 
-    Messages are those of `first_process.serve`; in addition, in: first `{"parent": pid, "user": id or null}`, the user
-    to become, and `{"stop": true}`; out: `{"ready": true}` once the guest can start commands, or `{"failed": text}`.
+    Messages are those of `first_process.serve`; in addition, in: first `{"parent": pid, "user": id or null, "waits":
+    bool}`, the user to become and whether the guest waits already, and `{"stop": true}`; out: `{"ready": true}` once
+    the guest can start commands, or `{"failed": text}`.
     """
     channel, port, console = (socket.socket(fileno=fd) for fd in fds[:3])
     plan, words = fds[3:]
@@ -72,8 +75,9 @@ def main(fds: Sequence[int]) -> None:
         return
     with open(plan, "rb") as file:
         data = file.read(PLAN_BYTES_MAX)
-    link = Link(channel, port, console)
-    link.send_plan(data)
+    link = Link(channel, port, console, data)
+    if begin["waits"]:
+        link.send_plan()
     reason = link.run()
     os.pwrite(words, reason.encode("utf-8", "replace")[:WORDS_BYTES_MAX], 0)
 
@@ -81,7 +85,7 @@ def main(fds: Sequence[int]) -> None:
 class Link:
     """One machine's port and all that goes over it."""
 
-    def __init__(self, channel: socket.socket, port: socket.socket, console: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, port: socket.socket, console: socket.socket, plan: bytes) -> None:
         self._channel = channel
         self._port = port
         self._console = console
@@ -91,11 +95,20 @@ class Link:
         self._commands: dict[int, Streams] = {}
         self._waited: dict[int, tuple[Streams, int]] = {}
         self._poll = select.poll()
+        self._plan: bytes | None = plan
         self._is_ready = False
 
-    def send_plan(self, plan: bytes) -> None:
-        """Put the plan first among what the guest gets."""
-        self._outgoing += in_parts(Kind.PLAN, 0, plan) + pack(Frame(Kind.PLAN, 0))
+    def send_plan(self) -> None:
+        """Give the guest, which waits for it, its plan and the time.
+
+        Raises:
+            BrokenRulesError: when it has had them.
+        """
+        if self._plan is None:
+            raise BrokenRulesError("it waits for a second plan")
+        now = struct.pack("<Q", time.time_ns())
+        self._outgoing += in_parts(Kind.PLAN, 0, self._plan) + pack(Frame(Kind.BEGIN, 0, now))
+        self._plan = None
 
     def run(self) -> str:
         """Carry messages until one side ends; returns why."""
@@ -167,8 +180,11 @@ class Link:
             words = printable(frame.payload.decode("utf-8", "replace"))[:WORDS_BYTES_MAX]
             self._say({"failed": words})
             raise EOFError(f"the guest gave up: {words}")
+        if frame.kind is Kind.WAITING:
+            self.send_plan()
+            return
         if frame.kind is Kind.READY or not self._is_ready:
-            if frame.kind is not Kind.READY or self._is_ready:
+            if frame.kind is not Kind.READY or self._is_ready or self._plan is not None:
                 raise BrokenRulesError("it was ready twice, or not yet")
             self._is_ready = True
             self._say({"ready": True})

@@ -19,48 +19,48 @@ import os
 import select
 import socket
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from sandhold.cell.channel import Channel
-from sandhold.cell.machine.acceleration import DEVICE
-from sandhold.cell.machine.link import printable
-from sandhold.cell.machine.parts import MEMORY_DEFAULT, helper_user, open_parts, plug_cable, spawn_link
+from sandhold.cell.machine.disk import open_disk
+from sandhold.cell.machine.monitor import Monitor, MonitorError
+from sandhold.cell.machine.outer import (
+    LAST_WORDS_S_MAX,
+    WORDS_BYTES_MAX,
+    end_child,
+    last_words,
+    outer_spec,
+    qemu_ended,
+    socket_pair,
+    start_machine,
+)
+from sandhold.cell.machine.parts import helper_user, open_parts, plug_cable, spawn_link
 from sandhold.cell.machine.plan import GuestMount
-from sandhold.cell.machine.qemu import Acceleration, Descriptors, command_line, host_clock_khz
+from sandhold.cell.machine.qemu import Beginning, command_line, host_clock_khz
 from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import (
-    AGENT_HOME,
     AGENT_USER,
     ROOT_USER,
     CellDied,
     Command,
-    Exited,
-    Template,
     TemplateKind,
 )
 from sandhold.linux.process import spawn_module
-from sandhold.model.sandbox import Limits
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from sandhold.cell.boot.boot_files import BootFiles
+    from sandhold.cell.machine.qemu import Shape
+    from sandhold.cell.machine.snapshots import Snapshot
     from sandhold.cell.namespaces import NamespacesCell
     from sandhold.cell.spec import CellEvent, CellSpec, CommandId, DroppedCount
     from sandhold.linux.process import Child, Spawn
 
 BOOT_S_MAX: Final = 240.0  # four seconds emulated; a machine that is busy with twenty others gets patience
+RESTORE_S_MAX: Final = 20.0  # to take over what the devices were: a tenth of a second
 STOP_S_MAX: Final = 30.0  # to write what programs have left unwritten
-LINK_END_S_MAX: Final = 5.0  # what the guest said before it ended is on its way
-WORDS_BYTES_MAX: Final = 2000
-OVERHEAD_BYTES: Final = 768 << 20  # QEMU's own: translated code, buffers of its devices
-CPUS_MAX_DEFAULT: Final = min(os.cpu_count() or 1, 8)  # where nothing is said: each costs a guest memory and time
-PIDS_MAX: Final = 512  # QEMU's threads: one a processor, and those that serve files
 MESSAGE_BYTES_MAX: Final = 4096
-OUTER_LAYER: Final = "machine"
-_TAIL_BYTES_MAX: Final = 4096  # of what QEMU said
 
 
 class MicrovmCell:
@@ -127,7 +127,7 @@ class MicrovmCell:
             return []
         events = self._channel.receive()
         has_ended = bool(events) and isinstance(events[-1], CellDied)
-        if not has_ended and _has_ended(self._outer.events()):
+        if not has_ended and qemu_ended(self._outer.events()):
             events += self._rest()
             has_ended = True
         if has_ended:
@@ -162,7 +162,7 @@ class MicrovmCell:
     def _rest(self) -> list[CellEvent]:
         """Return what the link still has to say after the machine ended, up to its own end."""
         events: list[CellEvent] = []
-        deadline = time.monotonic() + LINK_END_S_MAX
+        deadline = time.monotonic() + LAST_WORDS_S_MAX
         while not events or not isinstance(events[-1], CellDied):
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not select.select([self._channel], [], [], left_s)[0]:
@@ -181,7 +181,7 @@ class MicrovmCell:
 
     def _end_helpers(self) -> None:
         for child in self._helpers:
-            _end_child(child)
+            end_child(child)
 
     def __enter__(self) -> Self:
         return self
@@ -195,12 +195,14 @@ class MicrovmCell:
 def open_microvm(
     spec: CellSpec,
     boot: BootFiles,
-    acceleration: Acceleration,
+    shape: Shape,
     spawn: Spawn = spawn_module,
     *,
     boot_s_max: float = BOOT_S_MAX,
+    snapshot: Snapshot | None = None,
 ) -> MicrovmCell:
-    """Make a cell by rules 1 to 4; its guest has `boot_s_max` to be ready. `spawn` starts what every cell starts.
+    """Make a cell by rules 1 to 4, from a snapshot of this shape when there is one; its guest has `boot_s_max` to be
+    ready. `spawn` starts what every cell starts.
 
     Raises:
         OSError: when a step fails, with what failed.
@@ -208,76 +210,75 @@ def open_microvm(
     """
     if spec.template.kind is TemplateKind.HOST:
         raise ValueError("a machine cannot start from the host's own root: its kernel is another one")
-    memory = spec.limits.memory or MEMORY_DEFAULT
     mounts = tuple(
         GuestMount(str(mount.path), f"ws{number}", mount.is_read_only) for number, mount in enumerate(spec.mounts)
     )
     with contextlib.ExitStack() as undo:
         spec.layer.mkdir(mode=0o700, parents=True, exist_ok=True)
-        outer = undo.enter_context(open_cell(_outer_spec(spec, memory, acceleration), spawn, has_tap=True))
+        outer = undo.enter_context(open_cell(outer_spec(spec, shape), spawn, has_tap=True))
         channel, link_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         undo.callback(channel.close)
         words = os.memfd_create("words", os.MFD_CLOEXEC)
         undo.callback(os.close, words)
         with contextlib.ExitStack() as given:
             given.enter_context(link_end)
-            port, port_end = _pair(given)
-            console, console_end = _pair(given)
+            port, port_end = socket_pair(given)
+            console, console_end = socket_pair(given)
             cable, shuttles = plug_cable(spec, outer, given)
             link = spawn_link(spec, mounts, (link_end, port, console), words)
             for child in (helpers := (link, *shuttles)):
-                undo.callback(_end_child, child)
-            parts = open_parts(spec, boot, (cable, port_end.fileno(), console_end.fileno()), given)
-            cpus = spec.limits.cpus or CPUS_MAX_DEFAULT
-            line = command_line(acceleration, cpus, memory, mounts, host_clock_khz(), has_tap=not shuttles)
-            machine, said = _start_machine(outer, line, parts)
-        with said:
-            channel.settimeout(boot_s_max)
-            _begin(channel, spec)
-            _await_guest(channel, outer, (said.fileno(), words), boot_s_max)
+                undo.callback(end_child, child)
+            layer = open_disk(spec.layer)
+            given.callback(os.close, layer)
+            ends: tuple[int, ...] = (cable, port_end.fileno(), console_end.fileno())
+            control = None
+            if snapshot is not None:
+                control, more = _open_snapshot(snapshot, shape, given)
+                ends += more
+            parts = open_parts(boot, layer, ends, given)
+            beginning = Beginning.BOOT if snapshot is None else Beginning.RESTORED
+            line = command_line(shape, mounts, host_clock_khz(), has_tap=not shuttles, beginning=beginning)
+            machine, said = start_machine(outer, line, parts)
+            undo.enter_context(said)
+            if snapshot is not None and control is not None:
+                _restore(snapshot, control, said)
+        channel.settimeout(boot_s_max)
+        _begin(channel, spec, waits=snapshot is not None)
+        _await_guest(channel, outer, (said.fileno(), words), boot_s_max)
+        said.close()
         undo.pop_all()
     cell = MicrovmCell(outer, machine, helpers, Channel(channel), words)
     cell.notes = tuple(note for note in outer.notes if "`sudo`" not in note)
     return cell
 
 
-def _outer_spec(spec: CellSpec, memory: int, acceleration: Acceleration) -> CellSpec:
-    """Return the cell that QEMU runs in: its own empty layer, the sandbox's folders, and room for QEMU itself."""
-    return replace(
-        spec,
-        template=Template(TemplateKind.HOST, Path("/")),
-        layer=spec.layer / OUTER_LAYER,
-        files=(),
-        seeds=(),
-        limits=Limits(spec.limits.cpus, memory + OVERHEAD_BYTES, PIDS_MAX),
-        devices=(DEVICE.name,) if acceleration is Acceleration.KVM else (),
-    )
+def _open_snapshot(
+    snapshot: Snapshot, shape: Shape, stack: contextlib.ExitStack
+) -> tuple[socket.socket, tuple[int, int]]:
+    """Return our end of the machine's monitor, and what the machine is given: its memory, and the other end."""
+    memory = snapshot.open_memory(shape.memory)
+    stack.callback(os.close, memory)
+    control, control_end = socket_pair(stack)
+    return control, (memory, control_end.fileno())
 
 
-def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair()
-    return stack.enter_context(ours), stack.enter_context(theirs)
-
-
-def _start_machine(outer: NamespacesCell, line: tuple[str, ...], parts: Descriptors) -> tuple[CommandId, socket.socket]:
-    """Start QEMU; what it says on its standard output and error comes on the socket."""
-    said, saying = socket.socketpair()
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+def _restore(snapshot: Snapshot, control: socket.socket, said: socket.socket) -> None:
+    """Let the machine go on from its snapshot; its monitor is of no use any more."""
+    state = snapshot.open_state()
     try:
-        environment = (("PATH", "/usr/bin:/bin"), ("HOME", AGENT_HOME), ("LC_ALL", "C"))
-        command = Command(line, environment, "/")
-        return outer.start(command, (null, saying.fileno(), saying.fileno()), parts.all()), said
-    except BaseException:
-        said.close()
-        raise
+        monitor = Monitor(control, RESTORE_S_MAX)
+        monitor.greet()
+        monitor.restore(state)
+    except MonitorError as error:
+        raise OSError(f"{error}: {last_words(said.fileno())}") from error
     finally:
-        saying.close()
-        os.close(null)
+        os.close(state)
+        control.close()
 
 
-def _begin(channel: socket.socket, spec: CellSpec) -> None:
-    """Let the link begin, as the user that QEMU runs as."""
-    channel.send(json.dumps({"parent": os.getpid(), "user": helper_user(spec)}).encode())
+def _begin(channel: socket.socket, spec: CellSpec, *, waits: bool) -> None:
+    """Let the link begin, as the user that QEMU runs as, with a guest that waits for its plan or will."""
+    channel.send(json.dumps({"parent": os.getpid(), "user": helper_user(spec), "waits": waits}).encode())
 
 
 def _await_guest(channel: socket.socket, outer: NamespacesCell, said: tuple[int, int], boot_s_max: float) -> None:
@@ -290,36 +291,19 @@ def _await_guest(channel: socket.socket, outer: NamespacesCell, said: tuple[int,
     deadline = time.monotonic() + boot_s_max
     while (left_s := deadline - time.monotonic()) > 0:
         ready, _, _ = select.select([channel.fileno(), outer.fileno()], [], [], left_s)
-        if outer.fileno() in ready and _has_ended(outer.events()):
-            raise OSError(f"the machine did not start: {_last_words(*said)}")
+        if outer.fileno() in ready and qemu_ended(outer.events()):
+            raise OSError(f"the machine did not start: {last_words(*said)}")
         if channel.fileno() in ready:
             message = channel.recv(MESSAGE_BYTES_MAX)
-            answer = json.loads(message) if message else {"failed": _last_words(*said)}
+            answer = json.loads(message) if message else {"failed": last_words(*said)}
             if answer.get("ready") is True:
                 return
             raise OSError(f"the machine did not start: {answer.get('failed')}")
     raise OSError(f"the machine did not start within {boot_s_max:g} seconds")
 
 
-def _last_words(qemu: int, link: int) -> str:
-    """Return what QEMU and the link said last; a guest that ends its QEMU ends the link by that."""
-    parts = [os.pread(link, WORDS_BYTES_MAX, 0)]
-    if select.select([qemu], [], [], LINK_END_S_MAX)[0]:
-        parts.insert(0, os.read(qemu, _TAIL_BYTES_MAX))
-    return "; ".join(printable(part.decode("utf-8", "replace")) for part in parts if part) or "it ended without a word"
-
-
-def _has_ended(events: list[CellEvent]) -> bool:
-    return any(isinstance(event, CellDied | Exited) for event in events)
-
-
 def _await_machine(outer: NamespacesCell, deadline: float) -> None:
     """Wait until QEMU has ended, or the deadline."""
     while (left_s := deadline - time.monotonic()) > 0:
-        if not select.select([outer], [], [], left_s)[0] or _has_ended(outer.events()):
+        if not select.select([outer], [], [], left_s)[0] or qemu_ended(outer.events()):
             return
-
-
-def _end_child(child: Child) -> None:
-    child.kill()
-    child.wait(LINK_END_S_MAX)

@@ -6,16 +6,15 @@ import os
 import secrets
 import socket
 import stat
-import time
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.identity import identity_for
 from sandhold.cell.machine import plan as guest_plan
 from sandhold.cell.machine.code import with_agent
-from sandhold.cell.machine.disk import open_disk
+from sandhold.cell.machine.disk import DISK_BYTES_MAX, disk_bytes
 from sandhold.cell.machine.frame_shuttle import BUFFER_BYTES
 from sandhold.cell.machine.plan import GuestAddress, GuestMount, GuestPlan
-from sandhold.cell.machine.qemu import Descriptors
+from sandhold.cell.machine.qemu import MEMORY_STEP, Descriptors, Shape, whole_cpus
 from sandhold.cell.namespaces import planned_files, planned_seeds
 from sandhold.cell.spec import AGENT_UID
 from sandhold.linux.process import spawn_module
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
     import contextlib
 
     from sandhold.cell.boot.boot_files import BootFiles
+    from sandhold.cell.machine.qemu import Acceleration
     from sandhold.cell.namespaces import NamespacesCell
     from sandhold.cell.spec import CellSpec
     from sandhold.linux.process import Child
 
 MEMORY_DEFAULT: Final = 4 << 30  # where nothing is said: the guest's kernel spends a part of whatever it is given
+CPUS_MAX_DEFAULT: Final = min(os.cpu_count() or 1, 8)  # where nothing is said: each costs a guest memory and time
 TMP_BYTES_MAX: Final = 4 << 30
 
 
@@ -49,26 +50,36 @@ def plug_cable(spec: CellSpec, outer: NamespacesCell, stack: contextlib.ExitStac
     return theirs.fileno(), (child,)
 
 
-def open_parts(
-    spec: CellSpec,
-    boot: BootFiles,
-    ends: tuple[int, int, int],
-    stack: contextlib.ExitStack,
-) -> Descriptors:
-    """Open what the machine is made of, which closes with `stack`; `ends` are its cable, port and console."""
+def shape_of(spec: CellSpec, acceleration: Acceleration) -> Shape:
+    """Return how the machine of a sandbox is made."""
+    return Shape(
+        acceleration,
+        cpus=whole_cpus(spec.limits.cpus or CPUS_MAX_DEFAULT),
+        memory=(spec.limits.memory or MEMORY_DEFAULT) // MEMORY_STEP * MEMORY_STEP,
+        disk=disk_bytes(spec.layer),
+        shares=len(spec.mounts),
+    )
+
+
+def default_shape(acceleration: Acceleration) -> Shape:
+    """Return how the machine of a sandbox is made that nothing was said about, with one folder."""
+    return Shape(acceleration, CPUS_MAX_DEFAULT, MEMORY_DEFAULT, DISK_BYTES_MAX, shares=1)
+
+
+def open_parts(boot: BootFiles, layer: int, ends: tuple[int, ...], stack: contextlib.ExitStack) -> Descriptors:
+    """Open what the machine is made of, which closes with `stack`, beside its disk; `ends` are its cable, port and
+    console, and its memory and monitor where it does not just boot."""
 
     def held(fd: int) -> int:
         stack.callback(os.close, fd)
         return fd
 
     return Descriptors(
-        kernel=held(os.open(boot.kernel, os.O_RDONLY | os.O_CLOEXEC)),
-        initramfs=held(with_agent(boot.initramfs)),
-        root=held(os.open(boot.root_image, os.O_RDONLY | os.O_CLOEXEC)),
-        layer=held(open_disk(spec.layer)),
-        tap=ends[0],
-        port=ends[1],
-        console=ends[2],
+        held(os.open(boot.kernel, os.O_RDONLY | os.O_CLOEXEC)),
+        held(with_agent(boot.initramfs)),
+        held(os.open(boot.root_image, os.O_RDONLY | os.O_CLOEXEC)),
+        layer,
+        *ends,
     )
 
 
@@ -85,7 +96,6 @@ def spawn_link(spec: CellSpec, mounts: tuple[GuestMount, ...], ends: tuple[socke
 def _plan(spec: CellSpec, mounts: tuple[GuestMount, ...]) -> GuestPlan:
     return GuestPlan(
         name=spec.name,
-        now=time.time(),
         seed=secrets.token_hex(guest_plan.SEED_BYTES),
         pids=spec.limits.pids,
         tmp_bytes=min(TMP_BYTES_MAX, (spec.limits.memory or MEMORY_DEFAULT) // 2),

@@ -34,13 +34,12 @@ class GuestAddress:
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
-    """Everything the guest agent needs. `now` is in seconds since the epoch; `seed` is fresh randomness in hex.
+    """Everything the guest agent needs. `seed` is fresh randomness in hex.
 
     `files` and `seeds` are as in a cell's plan, `tmp_bytes` is the size of each temporary folder.
     """
 
     name: str
-    now: float
     seed: str
     pids: int
     tmp_bytes: int
@@ -61,7 +60,6 @@ def from_bytes(data: bytes) -> GuestPlan:
     raw = json.loads(data)
     return GuestPlan(
         name=raw["name"],
-        now=raw["now"],
         seed=raw["seed"],
         pids=raw["pids"],
         tmp_bytes=raw["tmp_bytes"],

@@ -2,10 +2,13 @@
 
 Rules:
 
-1. Nothing is there that is not named here: no default device, no configuration file, no monitor, no display.
+1. Nothing is there that is not named here: no default device, no configuration file, no display; no monitor but
+   by rule 4.
 2. Everything that the machine is made of but the shared folders is a descriptor that QEMU is started with, so the cell
    it runs in holds no file of ours. The folders are mounted in that cell, read-only ones read-only.
 3. QEMU's own filter is on: it can start nothing, gain nothing, and change no limit.
+4. A machine that is kept, or restored, has memory that we hold as well, which no other machine has, and a monitor on a
+   socket of ours, which is closed before the first instruction of a sandbox's runs.
 """
 
 from __future__ import annotations
@@ -47,9 +50,35 @@ class Acceleration(StrEnum):
     """Translated by QEMU: any host can, some ten times slower."""
 
 
+class Beginning(StrEnum):
+    """What a machine begins with."""
+
+    BOOT = "boot"
+    """A kernel."""
+    TO_KEEP = "to keep"
+    """A kernel, in memory that we hold as well; it is stopped and kept as a snapshot."""
+    RESTORED = "restored"
+    """Memory in which a kernel has started, and what the devices were then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a machine is made, as far as its guest sees it: a snapshot fits no machine of another shape.
+
+    `memory` and `disk` are in bytes, `shares` is the number of folders.
+    """
+
+    acceleration: Acceleration
+    cpus: int
+    memory: int
+    disk: int
+    shares: int
+
+
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What a machine is made of, as descriptors, in the order in which QEMU is started with them."""
+    """What a machine is made of, as descriptors, in the order in which QEMU is started with them; the last two are
+    there for one that does not just boot."""
 
     kernel: int
     initramfs: int
@@ -58,33 +87,40 @@ class Descriptors:
     tap: int
     port: int
     console: int
+    memory: int | None = None
+    control: int | None = None
 
     def all(self) -> tuple[int, ...]:
         """Return them in order."""
-        return (self.kernel, self.initramfs, self.root, self.layer, self.tap, self.port, self.console)
+        parts = (self.kernel, self.initramfs, self.root, self.layer, self.tap, self.port, self.console)
+        return parts if self.memory is None or self.control is None else (*parts, self.memory, self.control)
+
+
+def whole_cpus(cpus: float) -> int:
+    """Return how many processors a machine has that may use as much as that."""
+    return max(1, math.ceil(cpus))
 
 
 def command_line(
-    acceleration: Acceleration,
-    cpus: float,
-    memory: int,
+    shape: Shape,
     mounts: Sequence[GuestMount],
     clock_khz: int,
     *,
     has_tap: bool = True,
+    beginning: Beginning = Beginning.BOOT,
 ) -> tuple[str, ...]:
-    """Return the program and its arguments, by rules 1 to 3; `memory` is in bytes. Without a tap device the cable is a
-    datagram socket with a frame in each.
+    """Return the program and its arguments, by rules 1 to 4. Without a tap device the cable is a datagram socket with a
+    frame in each.
 
     The descriptors are those of `Descriptors`, numbered from `FIRST_DESCRIPTOR`.
     """
     kernel, initramfs, root, layer, tap, port, console = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + 7)
     line = [PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"]
     line += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    line += ["-machine", "microvm,rtc=on,graphics=off", *_processor(acceleration)]
-    line += ["-smp", str(max(1, math.ceil(cpus))), "-m", f"{memory // MEMORY_STEP}M"]
+    line += [*_machine(shape, beginning), *_processor(shape.acceleration)]
+    line += ["-smp", str(shape.cpus), "-m", f"{shape.memory // MEMORY_STEP}M"]
     line += ["-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}"]
-    line += ["-append", kernel_words(acceleration, clock_khz)]
+    line += ["-append", kernel_words(shape.acceleration, clock_khz)]
     line += _disk(root, "root", ROOT_SERIAL, is_read_only=True)
     line += _disk(layer, "layer", LAYER_SERIAL, is_read_only=False)
     cable = f"tap,id=net,fd={tap}" if has_tap else f"dgram,id=net,local.type=fd,local.str={tap}"
@@ -116,6 +152,18 @@ def host_clock_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
         if name.strip() == "cpu MHz":
             return int(float(value) * 1000)
     return _SECONDS_OF_CALIBRATION_HZ
+
+
+def _machine(shape: Shape, beginning: Beginning) -> list[str]:
+    """Return what the machine is, and what its memory is when that is not QEMU's own (rule 4)."""
+    kind = "microvm,rtc=on,graphics=off"
+    if beginning is Beginning.BOOT:
+        return ["-machine", kind]
+    memory, control = FIRST_DESCRIPTOR + 7, FIRST_DESCRIPTOR + 8
+    words = ["-object", f"memory-backend-file,id=ram,size={shape.memory},mem-path=/proc/self/fd/{memory},share=on"]
+    words += ["-machine", f"{kind},memory-backend=ram"]
+    words += ["-chardev", f"socket,id=control,fd={control}", "-mon", "chardev=control,mode=control"]
+    return [*words, "-incoming", "defer"] if beginning is Beginning.RESTORED else words
 
 
 def _processor(acceleration: Acceleration) -> list[str]:

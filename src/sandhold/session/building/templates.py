@@ -64,7 +64,7 @@ def prepare_vm(paths: Paths, name: str, now: float, show: Callable[[str], None],
     Raises:
         SbxError: when there is no such template, no machine can start from it, or something cannot be made.
     """
-    from sandhold.cell.boot.boot_files import boot_files, remove_unused  # noqa: PLC0415 - few commands need archives
+    from sandhold.cell.boot.boot_files import boot_files  # noqa: PLC0415 - few commands need archives
 
     if pull and _agent(paths, name) is not None:
         build(paths, name, now, show, pull=True)
@@ -72,7 +72,7 @@ def prepare_vm(paths: Paths, name: str, now: float, show: Callable[[str], None],
         ensure_template(paths, name, now, show)
     template = templates.find_template(paths.templates, name)
     boot_files(paths.vm, template, lambda stage, what: show(f"microvm {name}: {stage} {what}".rstrip()), renew=pull)
-    remove_unused(paths.vm, paths.templates)
+    _remove_unused(paths)
 
 
 def list_templates(paths: Paths) -> tuple[Description, ...]:
@@ -110,10 +110,17 @@ def remove(paths: Paths, name: str) -> None:
     Raises:
         SbxError: when there is none, or it cannot be deleted.
     """
-    from sandhold.cell.boot.boot_files import remove_unused  # noqa: PLC0415 - few commands need archives
-
     templates.remove_template(paths.templates, name)
+    _remove_unused(paths)
+
+
+def _remove_unused(paths: Paths) -> None:
+    """Delete what no template's machine starts from any more."""
+    from sandhold.cell.boot.boot_files import boot_keys, remove_unused  # noqa: PLC0415 - few commands need archives
+    from sandhold.cell.machine import snapshots  # noqa: PLC0415 - nor machines
+
     remove_unused(paths.vm, paths.templates)
+    snapshots.remove_unused(paths.vm, boot_keys(paths.vm, paths.templates))
 
 
 def _quoted(parts: list[str]) -> str:

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +35,7 @@ class Machine:
             one.settimeout(WAIT_S)
         self.session = session
         self.ours = (channel, port, console)
-        self.link = Link(*self.ours)
+        self.link = Link(*self.ours, b"{}")
         self.reason = ""
         self.reader = FrameReader()
         self.frames: list[Frame] = []
@@ -68,10 +69,12 @@ class Machine:
 def machine() -> Iterator[Machine]:
     """A machine whose guest is ready."""
     made = Machine()
-    made.link.send_plan(b"{}")
     made.thread.start()
+    made.say(Kind.WAITING, 0)
+    assert made.hear() == Frame(Kind.PLAN, 0, b"{}")
+    begin = made.hear()
+    assert (begin.kind, abs(int.from_bytes(begin.payload, "little") / 1e9 - time.time()) < WAIT_S) == (Kind.BEGIN, True)
     made.say(Kind.READY, 0)
-    assert [made.hear(), made.hear()] == [Frame(Kind.PLAN, 0, b"{}"), Frame(Kind.PLAN, 0)]
     assert json.loads(made.session.recv(4096)) == {"ready": True}
     yield made
     for one in (made.session, made.guest, made.console):
@@ -103,6 +106,7 @@ def events(channel: Channel, count: int) -> list[Any]:
 BREACHES: dict[str, Callable[[Machine], None]] = {
     "bytes that are no frame": lambda machine: machine.guest.sendall(b"\xff" * 64),
     "a frame that only the session sends": lambda machine: machine.say(Kind.STOP, 0),
+    "a wish for a second plan": lambda machine: machine.say(Kind.WAITING, 0),
     "ready twice": lambda machine: machine.say(Kind.READY, 0),
     "output of a command that there is not": lambda machine: machine.say(Kind.OUTPUT, 7, b"x", 1),
     "an end of a command that there is not": lambda machine: machine.say(Kind.EXITED, 7, b"\0"),

@@ -5,15 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sandhold.cell.machine.plan import GuestMount
-from sandhold.cell.machine.qemu import Acceleration, command_line, host_clock_khz, kernel_words
+from sandhold.cell.machine.qemu import (
+    Acceleration,
+    Shape,
+    command_line,
+    host_clock_khz,
+    kernel_words,
+    whole_cpus,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+def shape(acceleration: Acceleration = Acceleration.TCG, *, cpus: float = 1) -> Shape:
+    """Return a small machine's shape."""
+    return Shape(acceleration, whole_cpus(cpus), memory=512 << 20, disk=1 << 30, shares=0)
+
+
 def line(*mounts: GuestMount, acceleration: Acceleration = Acceleration.TCG, cpus: float = 1) -> tuple[str, ...]:
     """Return the command line of a small machine."""
-    return command_line(acceleration, cpus, 512 << 20, mounts, 2_000_000)
+    return command_line(shape(acceleration, cpus=cpus), mounts, 2_000_000)
 
 
 def test_nothing_is_there_by_default() -> None:
@@ -67,6 +79,6 @@ def test_the_hosts_clock_is_read(tmp_path: Path) -> None:
 
 def test_without_a_tap_device_the_card_has_a_socket() -> None:
     """Where no tap device may be made, frames go through a datagram socket under the same number."""
-    words = command_line(Acceleration.TCG, 1, 512 << 20, (), 2_000_000, has_tap=False)
+    words = command_line(shape(), (), 2_000_000, has_tap=False)
     assert words[words.index("-netdev") + 1] == "dgram,id=net,local.type=fd,local.str=7"
     assert line()[line().index("-netdev") + 1] == "tap,id=net,fd=7"

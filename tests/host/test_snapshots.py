@@ -1,0 +1,145 @@
+"""Machines that start from a snapshot: quick, each its own, and never worse off for a snapshot that is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandhold.cell.boot.boot_files import boot_files
+from sandhold.cell.images.templates import find_template
+from sandhold.cell.machine import snapshots
+from sandhold.cell.machine.parts import shape_of
+from sandhold.cell.machine.qemu import Acceleration
+from sandhold.cell.spec import CellSpec
+from sandhold.linux.process import spawn_module
+from sandhold.model.sandbox import Limits
+from sandhold.session.machines import Kind, kind_of, open_quickly
+from tests.isolation import microvm_lacks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.installation import Installation
+
+pytestmark = pytest.mark.skipif(microvm_lacks() != "", reason=microvm_lacks() or "nothing is missing")
+
+CLOCK_S_MAX = 5.0  # what an emulated command on a busy host may be late
+SELF = """
+head -c 16 /dev/urandom | od -An -tx1 | tr -d ' '
+cat /proc/sys/kernel/random/boot_id
+cat /proc/sys/kernel/hostname
+python3 -c 'import os, uuid; print(os.getrandom(16).hex(), uuid.uuid4())'
+date +%s.%N
+"""
+
+
+@pytest.fixture
+def spec(sbx: Installation, tmp_path: Path) -> CellSpec:
+    """What a small machine is made from."""
+    sbx.ok("template", "build", "--microvm", "debian")
+    template = find_template(sbx.data / "sandhold" / "templates", "debian")
+    return CellSpec("trial", template, tmp_path / "layer", (), (), Limits(1, 512 << 20, 1000), slot=9)
+
+
+@pytest.fixture
+def kind(sbx: Installation, spec: CellSpec, tmp_path: Path) -> Kind:
+    """A kind of machine, emulated, of which no snapshot has been made."""
+    boot = boot_files(sbx.data / "sandhold" / "vm", spec.template, lambda *_: None)
+    return kind_of(tmp_path / "vm", boot, shape_of(spec, Acceleration.TCG))
+
+
+def is_restored(sbx: Installation, name: str) -> bool:
+    """Whether the machine of a running sandbox did not boot."""
+    marker = json.loads((sbx.state / "sandboxes" / name / "session.json").read_text())
+    left, machines = [int(marker["pid"])], []
+    while left:
+        process = Path("/proc", str(left.pop()))
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        if words[0].endswith(b"qemu-system-x86_64"):
+            machines.append(words)
+        for task in (process / "task").iterdir():
+            left += map(int, (task / "children").read_text().split())
+    assert len(machines) == 1
+    return b"-incoming" in machines[0]
+
+
+def test_two_machines_from_one_snapshot_are_two(sbx: Installation, project: Path) -> None:
+    """Both come from the same memory, yet nothing that must be one's own is the other's, and both know the time."""
+    selves = []
+    for name in ("one", "two"):
+        words = ("create", "--isolation", "microvm", "--memory", "512m", "--cpus", "1", "--name", name, "shell", ".")
+        sbx.ok(*words, folder=project)
+        sbx.ok("run", "-d", name)
+        asked = time.time()
+        *secret, host, random, clock = sbx.ok("exec", name, "sh", "-c", SELF).splitlines()
+        assert abs(float(clock) - time.time()) < CLOCK_S_MAX + time.time() - asked
+        assert is_restored(sbx, name)
+        selves.append((*secret, host, *random.split()))
+    assert not set(selves[0]) & set(selves[1])
+    assert [own[2] for own in selves] == ["one", "two"]
+    sbx.ok("exec", "-u", "root", "one", "sh", "-c", "echo kept > /opt/kept")
+    sbx.ok("stop", "one")
+    assert sbx.ok("exec", "one", "cat", "/opt/kept", "hello.txt") == "kept\nhello from the host\n"
+    assert not (sbx.data / "sandhold" / "vm" / snapshots.FOLDER / ".making").exists()
+
+
+def _cut(folder: Path) -> None:
+    os.truncate(folder / "memory", 1 << 20)
+
+
+def _forget(folder: Path) -> None:
+    size = (folder / "memory").stat().st_size
+    os.truncate(folder / "memory", 0)
+    os.truncate(folder / "memory", size)
+
+
+def _cut_state(folder: Path) -> None:
+    os.truncate(folder / "state", 1000)
+
+
+def _overwrite_state(folder: Path) -> None:
+    (folder / "state").write_bytes(b"what no QEMU wrote" * 1000)
+
+
+BREAKAGES: dict[str, Callable[[Path], None]] = {
+    "its memory is cut short": _cut,
+    "its state is cut short": _cut_state,
+    "its state is nothing of QEMU's": _overwrite_state,
+    "its memory is empty": _forget,
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES)
+def test_a_broken_snapshot_is_nobodys_error(kind: Kind, spec: CellSpec, breakage: Callable[[Path], None]) -> None:
+    """The machine boots all the same, the broken snapshot is gone, and what is made next is whole."""
+    said: list[str] = []
+    open_quickly(kind, spec, spawn_module, said.append).kill()
+    assert said == []
+    folder = kind.vm / snapshots.FOLDER / kind.name
+    breakage(folder)
+    open_quickly(kind, spec, spawn_module, said.append).kill()
+    assert len(said) == 1
+    assert "cannot be used" in said[0]
+    assert not folder.exists()
+    open_quickly(kind, spec, spawn_module, said.append).kill()
+    assert (folder.is_dir(), len(said)) == (True, 1)
+
+
+@pytest.mark.long
+def test_what_a_machine_does_stays_out_of_the_snapshot(kind: Kind, spec: CellSpec) -> None:
+    """Neither of its files changes by what is started from it."""
+    open_quickly(kind, spec, spawn_module, lambda _: None).kill()
+    folder = kind.vm / snapshots.FOLDER / kind.name
+
+    def look() -> list[tuple[str, int, bytes]]:
+        return [(path.name, path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.iterdir())]
+
+    before = look()
+    open_quickly(kind, spec, spawn_module, lambda _: None).kill()
+    assert look() == before

@@ -94,7 +94,7 @@ def test_rows_for_other_programs(tried: Installation) -> None:
     request = next(row for row in rows if row["path"] == "/secret")
     assert (request["host"], request["port"], request["decision"], request["method"]) == (ONE, "80", "deny", "GET")
     events = [json.loads(line) for line in tried.ok("policy", "log", "lab", "--format", "ocsf").splitlines()]
-    assert {event["class_uid"] for event in events} == {4001, 4002, 4003}
+    assert {event["class_uid"] for event in events} == {4001, 4002, 4003, 6002}
     assert tried.ok("policy", "log", "lab", "--format", "json") == tried.ok("policy", "log", "lab", "--json")
 
 
@@ -122,3 +122,14 @@ def test_an_unknown_sandbox(tried: Installation) -> None:
     """The log of a sandbox that never was is an error with the closest name."""
     done = tried("policy", "log", "lap")
     assert (done.status, "`lab`" in done.err) == (1, True)
+
+
+def test_changes_of_the_policy_for_other_programs(tried: Installation) -> None:
+    """The trail of the policy is exported as events, filtered as rows are."""
+    tried.ok("policy", "deny", "network", "denied.example.com")
+    (event,) = [json.loads(line) for line in tried.ok("policy", "log", "_policy", "--format", "ocsf").splitlines()]
+    assert (event["class_uid"], event["activity_id"]) == (3004, 1)
+    assert event["unmapped"]["resources"] == ["denied.example.com"]
+    assert tried("policy", "log", "_policy", "--format", "ocsf", "--until", "2001-01-01").out == ""
+    assert tried("policy", "log", "_policy", "--format", "ocsf", "--decision", "allowed").out == ""
+    assert len(tried.ok("policy", "log", "--format", "ocsf", "--limit", "1").splitlines()) == 1

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.cli import output
 from sandhold.model.rule import Effect
+from sandhold.store.administration import ocsf_change
 from sandhold.store.exports import COLUMNS, csv_cells, ocsf_event
 from sandhold.store.summary import RowKind
 
 if TYPE_CHECKING:
+    from sandhold.store.records import Record
     from sandhold.store.summary import Row
 
 EFFECT_COLUMNS: Final = 10
@@ -64,6 +66,12 @@ def csv_line(row: Row) -> str:
 def ocsf_line(row: Row) -> str:
     """Write a row as an OCSF event on one line of JSON in ASCII."""
     return json.dumps(ocsf_event(row), ensure_ascii=True, separators=(",", ":"))
+
+
+def ocsf_change_line(record: Record) -> str | None:
+    """Write a record that no row is made of as an OCSF event; None for every other."""
+    event = ocsf_change(record)
+    return None if event is None else json.dumps(event, ensure_ascii=True, separators=(",", ":"))
 
 
 def _named(row: Row) -> str:

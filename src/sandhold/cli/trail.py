@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sandhold.store.records import Record
-    from sandhold.store.summary import Row
+    from sandhold.store.summary import Page, Row
 
 POLL_S: Final = 0.2  # how old what `-f` shows can be
 
@@ -50,7 +51,7 @@ POLL_S: Final = 0.2  # how old what `-f` shows can be
     "--format",
     "form",
     type=click.Choice(["json", "csv", "ocsf"]),
-    help="`json` is `--json`; `csv` are rows for a spreadsheet, `ocsf` rows as OCSF events.",
+    help="`json` is `--json`; `csv` are rows for a spreadsheet, `ocsf` everything as OCSF events.",
 )
 @click.option("--verify", "is_verified", is_flag=True, help="Check the hash chain and name the first broken record.")
 @click.option(
@@ -146,23 +147,48 @@ def _show_rows(
     pages = [newest_rows(read_backwards(path, size), wanted, limit) for path, size in starts]
     found = (page.rows if goes_on is None else page.answered for page in pages)
     shown = sorted((row for of_trail in found for row in of_trail), key=lambda row: row.time)
-    if not shown and goes_on is None:
+    changes = _changes(starts, wanted, limit) if line is rows.ocsf_line else []
+    if not shown and not changes and goes_on is None:
         output.say("no connection on record fits")
         return
     if line is rows.wide_line and goes_on is None:
         output.table(rows.WIDE, [rows.wide_cells(row) for row in (shown[-limit:] if limit else shown)])
         return
-    for row in shown[-limit:] if limit else shown:
-        output.show(line(row))
-    if goes_on is None:
-        return
-    live = [LiveRows(wanted) for _ in trails]
+    lines = sorted([*((row.time, line(row)) for row in shown), *changes], key=itemgetter(0))
+    for _, text in lines[-limit:] if limit else lines:
+        output.show(text)
+    if goes_on is not None:
+        _follow_rows(starts, pages, wanted, goes_on, line)
+
+
+def _changes(starts: list[tuple[Path, int]], wanted: Wanted, limit: int | None) -> list[tuple[str, str]]:
+    """Return what is no row but an event for other programs, with its time; the newest of each trail."""
+    fits = _matcher(wanted)
+    found: list[tuple[str, str]] = []
+    for path, size in starts:
+        events = ((record.time, rows.ocsf_change_line(record)) for record in read_backwards(path, size) if fits(record))
+        found += islice(((time, text) for time, text in events if text is not None), limit)
+    return found
+
+
+def _follow_rows(
+    starts: list[tuple[Path, int]],
+    pages: list[Page],
+    wanted: Wanted,
+    goes_on: Callable[[], bool],
+    line: Callable[[Row], str],
+) -> None:
+    fits = _matcher(wanted)
+    live = [LiveRows(wanted) for _ in starts]
     for rows_of, page in zip(live, pages, strict=True):
         for record in page.pending:
             rows_of.feed(record)
     for number, record in _growing(starts, goes_on):
         for row in live[number].feed(record):
             output.show(line(row))
+        change = rows.ocsf_change_line(record) if line is rows.ocsf_line and fits(record) else None
+        if change is not None:
+            output.show(change)
 
 
 def _show_records(trails: list[Path], wanted: Wanted, limit: int | None, goes_on: Callable[[], bool] | None) -> None:

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. A row is one event of the Open Cybersecurity Schema Framework, version 1.3: HTTP Activity (class 4002) where a
+1. A row is one event of the Open Cybersecurity Schema Framework, version 1.6: HTTP Activity (class 4002) where a
    request was read, DNS Activity (4003) for lookups, Network Activity (4001) for everything else, all with the
    attributes that the schema requires. What the schema has no place for is under `unmapped`.
 2. A cell that a spreadsheet would take for a formula (`=`, `+`, `-`, `@`, tab, carriage return in front) begins with an
@@ -22,7 +22,7 @@ from sandhold.version import VERSION
 if TYPE_CHECKING:
     from sandhold.store.summary import Row
 
-OCSF_VERSION: Final = "1.3.0"
+OCSF_VERSION: Final = "1.6.0"
 COLUMNS: Final = (
     "time", "sandbox", "event", "kind", "decision", "host", "port", "protocol", "method", "path", "status", "bytes_up",
     "bytes_down", "duration_s", "because", "why", "generation", "via", "detail", "attempts", "user",
@@ -62,8 +62,8 @@ def ocsf_event(row: Row) -> dict[str, object]:
         "activity_id": activity,
         "type_uid": kind * 100 + activity,
         "severity_id": 1 if is_allowed else 2,
-        "time": int(datetime.fromisoformat(row.time).timestamp() * 1000),
-        "metadata": _metadata(row),
+        "time": milliseconds(row.time),
+        "metadata": metadata(row.event, row.sandbox, row.time) | {"profiles": ["security_control", "host"]},
         "action_id": 1 if is_allowed else 2,
         "disposition_id": 1 if is_allowed else 2,
         "status_id": 1 if is_allowed and row.why not in _FAILED else 2,
@@ -90,6 +90,22 @@ def ocsf_event(row: Row) -> dict[str, object]:
     return event | _of_class(kind, row)
 
 
+def metadata(event: str, sandbox: str, time: str) -> dict[str, object]:
+    """Say what every event says of itself."""
+    return {
+        "version": OCSF_VERSION,
+        "product": {"name": "sandhold", "vendor_name": "sandhold", "version": VERSION},
+        "uid": event,
+        "log_name": sandbox,
+        "original_time": time,
+    }
+
+
+def milliseconds(time: str) -> int:
+    """Return a record's time as OCSF has it, in milliseconds since the epoch."""
+    return int(datetime.fromisoformat(time).timestamp() * 1000)
+
+
 def _of_class(kind: int, row: Row) -> dict[str, object]:
     if kind == _HTTP:
         url = _without_none({"hostname": row.host, "port": row.port, "path": row.path, "scheme": "http"})
@@ -112,17 +128,6 @@ def _activity(kind: int, row: Row) -> int:
     if row.why in _BROKEN_OFF:
         return _RESET
     return _OPEN if row.why is None else _CLOSE
-
-
-def _metadata(row: Row) -> dict[str, object]:
-    return {
-        "version": OCSF_VERSION,
-        "product": {"name": "sandhold", "vendor_name": "sandhold", "version": VERSION},
-        "profiles": ["security_control", "host"],
-        "uid": row.event,
-        "log_name": row.sandbox,
-        "original_time": row.time,
-    }
 
 
 def _connection(row: Row) -> dict[str, object]:

@@ -23,6 +23,7 @@ from sandhold.egress.denial import (
     Manner,
     Reset,
     because,
+    connection_event,
     deny,
     note_end,
     record_decision,
@@ -93,7 +94,9 @@ def _close(gateway: Gateway, flow: Flow) -> None:
     if flow.upstream is not None:
         flow.upstream.close()
     gateway.flows.remove(flow)
-    note_end(gateway, flow, _decide_named(gateway, flow))
+    if not flow.is_recorded:  # it ended before there was a decision on it
+        flow.off_record.append(connection_event(flow, flow.named, _decide_named(gateway, flow)))
+    note_end(gateway, flow)
 
 
 async def _live(gateway: Gateway, flow: Flow) -> None:

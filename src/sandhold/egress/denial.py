@@ -105,15 +105,13 @@ def note_request_end(gateway: Gateway, flow: Flow, closed: Closed) -> None:
         gateway.note(closed)
 
 
-def note_end(gateway: Gateway, flow: Flow, decision: Decision) -> None:
-    """Note the end of a connection; with a decision for the record when it ended before there was one.
+def note_end(gateway: Gateway, flow: Flow) -> None:
+    """Note the end of a connection.
 
     What is not on record is noted together and may be counted instead: it must not pile up while nothing can be
     written. The end of what is on record is never lost.
     """
     closed = flow.closed(gateway.reactor.clock())
-    if not flow.is_recorded:
-        flow.off_record.append(connection_event(flow, flow.named, decision))
     if not flow.is_durable:
         flow.off_record.append(closed)
     if flow.off_record:

@@ -49,6 +49,14 @@ def unreadable_policy(generation: Generation) -> PolicyIndex:
 
 def decide(index: PolicyIndex, destination: Destination, now: float) -> Decision:
     """Judge one destination by rules 1 to 7; `now` is in seconds since the epoch."""
+    decision = index.recall(destination, now)
+    if decision is None:
+        decision = _decide(index, destination, now)
+        index.remember(destination, now, decision)
+    return decision
+
+
+def _decide(index: PolicyIndex, destination: Destination, now: float) -> Decision:
     if index.refusal is not None:
         return _because(index, Effect.DENY, index.refusal)
     host = destination.host
@@ -89,6 +97,16 @@ def decide_address(
 
     For an address destination that is the address itself; for the user's machine, 127.0.0.1 or ::1.
     """
+    decision = index.recall((destination, address), now)
+    if decision is None:
+        decision = _decide_dialled(index, destination, address, now)
+        index.remember((destination, address), now, decision)
+    return decision
+
+
+def _decide_dialled(
+    index: PolicyIndex, destination: Destination, address: IPv4Address | IPv6Address, now: float
+) -> Decision:
     decision = decide(index, destination, now)
     if not decision.is_allowed:
         return decision
@@ -107,6 +125,15 @@ def decide_claims(index: PolicyIndex, claims: Sequence[Destination], now: float)
 
     Nothing claimed is our own mistake, and denied as such.
     """
+    claims = tuple(claims)
+    decision = index.recall(claims, now)
+    if decision is None:
+        decision = _decide_claims(index, claims, now)
+        index.remember(claims, now, decision)
+    return decision
+
+
+def _decide_claims(index: PolicyIndex, claims: Sequence[Destination], now: float) -> Decision:
     if not claims:
         return _because(index, Effect.DENY, Reason.INTERNAL_ERROR)
     decisions = [decide(index, claim, now) for claim in claims]
@@ -177,8 +204,9 @@ def _first(rules: Iterable[Rule], port: int, now: float) -> Rule | None:
     for rule in rules:
         if rule.expires_at is not None and now >= rule.expires_at:
             continue
-        if any(port in ports for ports in rule.ports):
-            return rule
+        for ports in rule.ports:
+            if ports.first <= port <= ports.last:
+                return rule
     return None
 
 

@@ -10,11 +10,14 @@ Rules:
 2. Under `deny-all` only local rules allow; deny rules always count.
 3. Of several rules that match, a local one is named before an agent's and that before a default group's; then the one
    that comes first.
+4. A policy never changes and its rules only ever expire: until the first of them does, a decision holds for as long as
+   the index does, whatever the time.
 """
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
+from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from sandhold.model.destination import HOST_SERVICE_NAMES
@@ -31,15 +34,17 @@ from sandhold.policy.addresses import embedded_ipv4
 from sandhold.policy.stored_rules import StoredRules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
     from ipaddress import IPv4Network, IPv6Network
 
-    from sandhold.model.decision import Reason
+    from sandhold.model.decision import Decision, Reason
     from sandhold.model.rule import Policy, Rule
 
 _LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 _PREFERENCE: Final = {Origin.LOCAL: 0, Origin.AGENT: 1, Origin.PRESET: 2}
 READ_MAX: Final = 4096  # rules kept as objects once a lookup has found them: two or three for each busy host
+
+DECISIONS_MAX: Final = 1024  # remembered; one connection asks a dozen times for three
 
 _Key = TypeVar("_Key", int, str)
 _Ranks = int | list[int]
@@ -52,7 +57,7 @@ class PolicyIndex:
     `refusal` is the reason to deny everything, whatever the rules say; None for a policy that holds.
     """
 
-    __slots__ = ("_allow", "_deny", "_read", "policy", "refusal")
+    __slots__ = ("_allow", "_decisions", "_deny", "_first_expiry", "_read", "policy", "refusal")
 
     def __init__(self, policy: Policy, sandbox: str | None, *, refusal: Reason | None = None) -> None:
         self.policy = policy
@@ -67,6 +72,8 @@ class PolicyIndex:
         for rank, rule in rules.not_plain() if isinstance(rules, StoredRules) else enumerate(rules):
             if rule.sandbox in (None, sandbox) and not _is_inert(rule, policy.posture):
                 self._table(rule.effect).add(rank, rule)
+        self._decisions: dict[Hashable, Decision] = {}
+        self._first_expiry = min(self.expiries, default=inf)
 
     @property
     def expiries(self) -> tuple[float, ...]:
@@ -75,6 +82,17 @@ class PolicyIndex:
         if isinstance(rules, StoredRules):
             return tuple(rules.expiries())
         return tuple(rule.expires_at for rule in rules if rule.expires_at is not None)
+
+    def recall(self, asked: Hashable, now: float) -> Decision | None:
+        """Return the decision that was made on exactly this before, if it still holds (rule 4)."""
+        return self._decisions.get(asked) if now < self._first_expiry else None
+
+    def remember(self, asked: Hashable, now: float, decision: Decision) -> None:
+        """Keep a decision for `recall`, while no rule has expired."""
+        if now < self._first_expiry:
+            if len(self._decisions) >= DECISIONS_MAX:
+                self._decisions.clear()
+            self._decisions[asked] = decision
 
     def rules_on_name(self, effect: Effect, name: str) -> list[Rule]:
         """Return the rules whose pattern matches a canonical name, in the order of rule 3, whatever their ports."""

@@ -10,6 +10,7 @@ from sandhold.model.decision import Reason
 from sandhold.model.destination import Destination, HostService, MalformedError, Source
 from sandhold.model.rule import Effect, Generation, Origin, Posture
 from sandhold.policy.decide import decide, decide_address, decide_any_port, decide_claims, unreadable_policy
+from sandhold.policy.index import DECISIONS_MAX
 from tests.unit.policy.samples import NOW, destination, index, rule
 
 ALLOW, DENY = Effect.ALLOW, Effect.DENY
@@ -217,6 +218,38 @@ def test_an_expired_rule_no_longer_matches() -> None:
     assert decide(lent, destination("a.test:443"), NOW - 0.1).is_allowed
     assert not decide(lent, destination("b.test:443"), NOW - 0.1).is_allowed
     assert decide(lent, destination("b.test:443"), NOW).is_allowed
+
+
+def test_a_remembered_decision_ends_with_its_rule() -> None:
+    """What was allowed before is denied from the moment its rule expires, whichever way it is asked and whoever else
+    has expired before; a clock that is set back brings it back."""
+    lent = index(rule("allow a.test", expires_at=NOW), rule("allow b.test", expires_at=NOW + 9))
+    a, b = destination("a.test:443"), destination("b.test:443")
+    address = ip_address("93.184.216.34")
+
+    def is_allowed(what: Destination, now: float) -> set[bool]:
+        asked = (
+            decide(lent, what, now),
+            decide_claims(lent, [what], now),
+            decide_address(lent, what, address, now),
+        )
+        return {decision.is_allowed for decision in asked}
+
+    for now, expected in ((NOW - 1, ({True}, {True})), (NOW, ({False}, {True})), (NOW + 9, ({False}, {False}))):
+        for _ in range(2):
+            assert (is_allowed(a, now), is_allowed(b, now)) == expected
+    assert is_allowed(a, NOW - 1) == {True}
+
+
+def test_more_decisions_than_are_remembered() -> None:
+    """However many names are asked for, each gets its own decision."""
+    some = index("allow **.good.test")
+
+    for number in range(2 * DECISIONS_MAX):
+        good, bad = destination(f"a{number}.good.test:443"), destination(f"a{number}.bad.test:443")
+        assert not decide(some, bad, NOW).is_allowed
+        assert decide(some, good, NOW).is_allowed
+        assert not decide_claims(some, [good, bad], NOW).is_allowed
 
 
 def test_the_rule_that_is_named_is_the_users_own_where_there_is_one() -> None:

@@ -245,12 +245,16 @@ class Reactor:
                 self._serve(fd, events, self._turn)
         while self._left and self.clock() < until:
             self._serve(*self._left.popleft(), self._polled_in)
+        self._resume_ready()
+        self._resume_ready()  # who was woken by one of them
+        self._fire_timers()
+        self._bulk.serve_some(self.clock)
+
+    def _resume_ready(self) -> None:
         for _ in range(len(self._ready)):
             task = self._ready.popleft()
             if not task.is_done:
                 self._resume(task, None)
-        self._fire_timers()
-        self._bulk.serve_some(self.clock)
 
     def _poll(self) -> bool:
         """Take what is ready; whether something preferred is. The two inner ones are asked only when they are ready."""

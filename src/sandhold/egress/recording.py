@@ -1,4 +1,4 @@
-"""Events on their way to the audit trail: one writer thread, group commit, nothing lost and nothing out of order.
+"""Events on their way to the audit trail: one writer, group commit, nothing lost and nothing out of order.
 
 1. `record` returns when the trail says the event is durable, and raises otherwise; the caller then denies.
 2. `note` never fails and never waits: what it queues is written in order, before anything queued later, with the next
@@ -16,8 +16,6 @@
 from __future__ import annotations
 
 import sys
-import threading
-import time
 import traceback
 from collections import deque
 from dataclasses import dataclass, replace
@@ -25,7 +23,8 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.egress.folding import GROUPS_MAX, PAUSE_S, UNHURRIED, Folding
 from sandhold.egress.gateway import RecordUnavailableError
-from sandhold.egress.reactor import Pending
+from sandhold.egress.reactor import NEVER, Pending
+from sandhold.egress.threads import Threads
 from sandhold.model.event import Dropped
 
 if TYPE_CHECKING:
@@ -55,7 +54,10 @@ class _Entry:
 
 
 class Recorder:
-    """The queue to the trail and the thread that empties it. `append` is durable when it returns, or raises OSError."""
+    """The queue to the trail and the task that empties it.
+
+    `append` is durable when it returns, or raises OSError; it is called on a thread of its own, one call at a time.
+    """
 
     def __init__(
         self,
@@ -79,10 +81,10 @@ class Recorder:
         self._oldest_at = 0.0
         self._waiting = 0
         self._dropped = 0
-        self._changed = threading.Condition()
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
-        self._thread.start()
+        self._is_idle = False
+        self._thread = Threads(reactor, threads_max=1)
+        self._task = reactor.spawn(self._write(), "recorder")
 
     def is_spent(self) -> bool:
         """Whether the session has written as much as it may (rule 7)."""
@@ -114,11 +116,10 @@ class Recorder:
 
     def note_denial(self, *events: Event) -> None:
         """Queue the events of one denial that is not on record, or only count it when the queue is full (rule 5)."""
-        with self._changed:
-            if self._queued() >= NOTES_WAITING_MAX:
-                self._dropped += 1
-                return
-        self._put(_Entry(events, None))
+        if self._queued() >= NOTES_WAITING_MAX:
+            self._dropped += 1
+        else:
+            self._put(_Entry(events, None))
 
     async def flush(self, deadline: float) -> None:
         """Wait until everything queued so far is durable.
@@ -132,61 +133,71 @@ class Recorder:
         await waiter.wait(deadline)
 
     def stop(self) -> None:
-        """Let the thread end once the queue is empty or cannot be written; call after `flush`."""
-        with self._changed:
-            self._is_stopping = True
-            self._changed.notify()
+        """Have the thread write what is still queued, once, and end; call when the loop has ended, after `flush`."""
+        self._is_stopping = True
+        if self._queued():
+            self._thread.start(self._write_rest)
+        self._thread.close()
 
     def _queued(self) -> int:
         return len(self._entries) + len(self._counting)
 
     def _put(self, entry: _Entry) -> None:
-        with self._changed:
-            is_first = not self._entries
-            self._entries.append(entry)
-            if is_first:
-                self._oldest_at = time.monotonic()
-            if entry.waiter is not None:
-                self._is_urgent = True
-            if is_first or entry.waiter is not None or len(self._entries) == BATCH_MAX:
-                self._changed.notify()
+        is_first = not self._entries
+        self._entries.append(entry)
+        if is_first:
+            self._oldest_at = self._reactor.clock()
+        if entry.waiter is not None:
+            self._is_urgent = True
+        if self._is_idle and (is_first or entry.waiter is not None or len(self._entries) == BATCH_MAX):
+            self._is_idle = False
+            self._reactor.wake(self._task)  # in the next turn: what comes in this one goes into the same write
 
-    def _write(self) -> None:
-        while (taken := self._take()) is not None:
-            batch = self._sift(taken)
-            failure = self._attempt(batch)
+    async def _write(self) -> None:
+        while True:
+            while not self._is_due():
+                await self._rest(self._due_at())
+            batch = self._sift(self._take())
+            failure = await self._attempt(batch)
             if failure is None:
                 self._put_count()
             else:
                 batch += self._keep_notes(batch)
-            self._tell(batch, failure)
-            if failure is not None and not self._wait_to_retry():
+            _tell(batch, failure)
+            if failure is not None and all(entry.waiter is None for entry in self._entries):
+                await self._rest(self._reactor.clock() + RETRY_S)
+
+    async def _rest(self, until: float) -> None:
+        """Wait for news, until a moment at most."""
+        self._is_idle = True
+        try:
+            await self._reactor.suspend(until)
+        except TimeoutError:
+            return
+        finally:
+            self._is_idle = False
+
+    def _write_rest(self) -> None:
+        while self._queued():
+            events, counts = self._events_of(self._sift(self._take()))
+            if self._append_all(events + counts) is not None:
                 return
 
-    def _take(self) -> list[_Entry] | None:
-        with self._changed:
-            while not self._is_due():
-                if self._is_stopping and not self._entries:
-                    return None
-                self._changed.wait(self._patience_s())
-            batch = [self._entries.popleft() for _ in range(min(len(self._entries), BATCH_MAX))]
-            self._is_urgent = any(entry.waiter is not None for entry in self._entries)
-            return batch
+    def _take(self) -> list[_Entry]:
+        batch = [self._entries.popleft() for _ in range(min(len(self._entries), BATCH_MAX))]
+        self._is_urgent = any(entry.waiter is not None for entry in self._entries)
+        return batch
 
     def _is_due(self) -> bool:
         """Whether to write now: for a decision at once, for notes alone when they have waited (rule 2)."""
-        if self._is_count_due():
+        if self._is_urgent or len(self._entries) >= BATCH_MAX:
             return True
-        if not self._entries:
-            return False
-        is_late = len(self._entries) >= BATCH_MAX or time.monotonic() >= self._oldest_at + NOTES_DELAY_S
-        return self._is_urgent or self._is_stopping or is_late
+        return self._reactor.clock() >= self._due_at()
 
-    def _patience_s(self) -> float | None:
-        """How long the thread may sleep if nothing comes; None without anything to write."""
-        moments = [self._oldest_at + NOTES_DELAY_S] if self._entries else []
-        moments += [self._count_at] if self._counting else []
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+    def _due_at(self) -> float:
+        """When what is queued has waited long enough; never without anything to write."""
+        notes_at = self._oldest_at + NOTES_DELAY_S if self._entries else NEVER
+        return min(notes_at, self._count_at) if self._counting else notes_at
 
     def _sift(self, taken: list[_Entry]) -> list[_Entry]:
         """Take out what is counted (rule 6), and add what was taken out before once its count is due."""
@@ -199,25 +210,31 @@ class Recorder:
             elif events or entry.waiter is not None:
                 batch.append(_Entry(events, entry.waiter))
         is_flush = any(entry.waiter is not None and not entry.events for entry in taken)
-        if is_flush or self._is_count_due():
+        if self._counting and (is_flush or self._is_stopping or self._reactor.clock() >= self._count_at):
             batch += self._counting
             self._counting = []
             is_flood = is_spent or self._counts > UNHURRIED
-            self._count_at = time.monotonic() + (PAUSE_S if is_flood else 0.0)
+            self._count_at = self._reactor.clock() + (PAUSE_S if is_flood else 0.0)
         return batch
 
-    def _is_count_due(self) -> bool:
-        return bool(self._counting) and (self._is_stopping or time.monotonic() >= self._count_at)
+    async def _attempt(self, batch: list[_Entry]) -> str | None:
+        """Write a batch on the thread; returns why it is not on record, None when it is."""
+        events, counts = self._events_of(batch)
+        failure = await self._thread.start(self._append_all, events + counts).wait(NEVER)
+        if failure is None:
+            self._counts += len(counts)
+        return failure
 
-    def _attempt(self, batch: list[_Entry]) -> str | None:
+    def _events_of(self, batch: list[_Entry]) -> tuple[list[Event], list[Event]]:
+        """Return what is written as it is, and the counts of what is not."""
         events = [event for entry in batch if entry.counted is None for event in entry.events]
         counted = [entry.counted for entry in batch if entry.counted is not None]
-        counts = self._folding.fold(counted, 1 if self.is_spent() else GROUPS_MAX, self._new_event)
-        events += counts
+        return events, self._folding.fold(counted, 1 if self.is_spent() else GROUPS_MAX, self._new_event)
+
+    def _append_all(self, events: Sequence[Event]) -> str | None:
         try:
             if events:
                 self._append(events)
-                self._counts += len(counts)
         except OSError as error:
             return str(error) or type(error).__name__
         except Exception as error:  # noqa: BLE001  whatever it is, nobody may believe that the batch is on record
@@ -227,38 +244,24 @@ class Recorder:
 
     def _put_count(self) -> None:
         """Rule 5: now that the trail works, say how many denials are missing from it."""
-        with self._changed:
-            if self._dropped:
-                self._entries.append(_Entry((Dropped(self._new_event(), "tcp", None, None, self._dropped),), None))
-                self._dropped = 0
+        if self._dropped:
+            self._put(_Entry((Dropped(self._new_event(), "tcp", None, None, self._dropped),), None))
+            self._dropped = 0
 
     def _keep_notes(self, batch: list[_Entry]) -> list[_Entry]:
         """Put the notes of a failed batch back; returns who else waits, to be told that nothing can be written now."""
-        with self._changed:
-            others = [entry for entry in self._entries if entry.waiter is not None]
-            notes = [replace(entry, counted=None) for entry in (*batch, *self._entries) if entry.waiter is None]
-            self._entries = deque(notes)
-            self._is_urgent = False
-            return others
+        others = [entry for entry in self._entries if entry.waiter is not None]
+        notes = [replace(entry, counted=None) for entry in (*batch, *self._entries) if entry.waiter is None]
+        self._entries = deque(notes)
+        self._is_urgent = False
+        return others
 
-    def _tell(self, batch: list[_Entry], failure: str | None) -> None:
-        waiters = [entry.waiter for entry in batch if entry.waiter is not None]
 
-        def settle() -> None:
-            for waiter in waiters:
-                if failure is None:
-                    waiter.resolve(None)
-                else:
-                    waiter.fail(OSError(failure))
-
-        if waiters:
-            self._reactor.post(settle)
-
-    def _wait_to_retry(self) -> bool:
-        """Wait for news or `RETRY_S`; whether there is any point in going on."""
-        with self._changed:
-            if self._is_stopping:
-                return False
-            if all(entry.waiter is None for entry in self._entries):  # else somebody has come meanwhile
-                self._changed.wait(RETRY_S)
-            return True
+def _tell(batch: list[_Entry], failure: str | None) -> None:
+    for entry in batch:
+        if entry.waiter is None:
+            continue
+        if failure is None:
+            entry.waiter.resolve(None)
+        else:
+            entry.waiter.fail(OSError(failure))

@@ -22,8 +22,9 @@ THREADS_MAX: Final = 8  # blocking calls at the same time; more wait their turn,
 class Threads:
     """Threads that are started when they are first needed, and end with the process at the latest."""
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self, reactor: Reactor, threads_max: int = THREADS_MAX) -> None:
         self._reactor = reactor
+        self._threads_max = threads_max
         self._jobs: queue.SimpleQueue[Callable[[], Callable[[], None]] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._open = 0
@@ -35,11 +36,19 @@ class Threads:
             TimeoutError: at the deadline, also when no thread was free until then.
             Exception: whatever the function raises.
         """
-        outcome: Pending[T] = Pending(self._reactor)
         is_abandoned = False
+        outcome = self.start(function, *args, is_wanted=lambda: not is_abandoned)
+        try:
+            return await outcome.wait(deadline)
+        finally:
+            is_abandoned = True
+
+    def start(self, function: Callable[..., T], *args: Any, is_wanted: Callable[[], bool] = lambda: True) -> Pending[T]:
+        """Have a function run on a thread, unless nobody wants it any more when its turn comes."""
+        outcome: Pending[T] = Pending(self._reactor)
 
         def job() -> Callable[[], None]:
-            if is_abandoned:
+            if not is_wanted():
                 return _nothing
             try:
                 value = function(*args)
@@ -50,10 +59,7 @@ class Threads:
 
         self._start_one_more()
         self._jobs.put(job)
-        try:
-            return await outcome.wait(deadline)
-        finally:
-            is_abandoned = True
+        return outcome
 
     def close(self) -> None:
         """Let each thread end after what it is doing."""
@@ -62,7 +68,7 @@ class Threads:
 
     def _start_one_more(self) -> None:
         self._open += 1
-        if self._open > len(self._threads) and len(self._threads) < THREADS_MAX:
+        if self._open > len(self._threads) and len(self._threads) < self._threads_max:
             thread = threading.Thread(target=self._work, name=f"blocking-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()

@@ -260,9 +260,8 @@ class Upstream:
         stream = Stream(self.reactor, socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
         try:
             code = self.connect(stream.sock, (str(address), port))
-            while code == errno.EINPROGRESS:
+            while code == errno.EINPROGRESS and (code := _progress(stream.sock)) == errno.EINPROGRESS:
                 await self.reactor.writable(stream.fileno(), deadline)
-                code = _progress(stream.sock)
             if code:
                 raise OSError(code, os.strerror(code))  # noqa: TRY301  the one way out of here
             prepare(stream.sock)

@@ -98,7 +98,7 @@ def encode_line(envelope: Envelope, event: Event, previous: str) -> tuple[bytes,
 
 def timestamp(seconds: float) -> str:
     """Write a time as RFC 3339 in UTC with microseconds: 27 characters that sort as time does."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _body(event: Event) -> tuple[str, int | None, Body]:  # noqa: C901, PLR0912 - one branch for each kind of event
@@ -264,6 +264,8 @@ def _text_or_none(text: str | None) -> str | None:
 
 def _text(text: str) -> str:
     """Bound a text by rule 4; a lone surrogate, which no JSON may hold, becomes its escape in letters."""
+    if len(text) <= FIELD_BYTES_MAX and text.isascii():
+        return text
     encoded = text.encode("utf-8", "backslashreplace")
     if len(encoded) <= FIELD_BYTES_MAX:
         return encoded.decode()

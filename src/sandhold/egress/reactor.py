@@ -246,7 +246,7 @@ class Reactor:
         while self._left and self.clock() < until:
             self._serve(*self._left.popleft(), self._polled_in)
         self._resume_ready()
-        self._resume_ready()  # who was woken by one of them
+        self._resume_ready()  # whom they woke
         self._fire_timers()
         self._bulk.serve_some(self.clock)
 
@@ -343,13 +343,11 @@ class Reactor:
 
     def _forget_slot(self, fd: int) -> None:
         slot = self._slots.pop(fd, None)
-        if slot is None:
-            return
-        self._arm(fd, slot, 0)
-        self._preferred.discard(fd)
-        slot.mask = -1
-        for task in (slot.reader, slot.writer):
-            if task is not None:
+        if slot is not None:
+            self._arm(fd, slot, 0)
+            self._preferred.discard(fd)
+            slot.mask = -1
+            for task in filter(None, (slot.reader, slot.writer)):
                 self.wake(task)
 
     def _enter(self, fd: int) -> _Slot:

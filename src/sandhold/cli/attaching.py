@@ -14,6 +14,8 @@ from sandhold.session.furnish.variables import of_host, unset
 from sandhold.session.terminals import terminal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sandhold.model.sandbox import Sandbox
     from sandhold.paths import Paths
     from sandhold.session.furnish.variables import Variables
@@ -54,7 +56,7 @@ def attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_inpu
                 outcome = terminal.attach(channel, request, wants_input=wants_input)
             except control.ChannelError:
                 continue
-        detail = _why_cut_off(paths, sandbox) if outcome.is_cut_off else outcome.detail
+        detail = why_cut_off(paths.sandbox(sandbox.name)) if outcome.is_cut_off else outcome.detail
         if detail is not None:
             if request.wants_terminal:
                 output.say("")  # the command inside left the cursor wherever it was
@@ -70,8 +72,9 @@ def attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_inpu
     )
 
 
-def _why_cut_off(paths: Paths, sandbox: Sandbox) -> str:
-    word = word_left(paths.sandbox(sandbox.name))
+def why_cut_off(folder: Path) -> str:
+    """Say why the session of the sandbox with this folder went away while a command ran."""
+    word = word_left(folder)
     return "the sandbox was stopped" if word is None else output.safe(f"the sandbox ended by itself: {word}")
 
 

@@ -10,21 +10,22 @@ import json
 import os
 import socket
 import struct
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
+from sandhold.session import packets
+from sandhold.session.packets import DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, SEND_TIMEOUT_S, ChannelError, close_all
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-MESSAGE_BYTES_MAX: Final = 128 * 1024  # an environment and an argv are the largest things sent
-DESCRIPTORS_MAX: Final = 3  # standard input, output and error
-SEND_TIMEOUT_S: Final = 5.0  # a peer that does not read for so long is gone
+# Also said here, for whoever has a channel: its limits, and how it fails.
+__all__ = ["DESCRIPTORS_MAX", "MESSAGE_BYTES_MAX", "SEND_TIMEOUT_S", "ChannelError"]
+
 BACKLOG: Final = 64
 
-_SOCKET_NAME: Final = "session.sock"
 _PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
@@ -122,20 +123,16 @@ Request = Start | Signal | Leave | Keep | Stop | Apply | Count | Ask
 Reply = Started | Ended | Applied | State | Done | Failed
 
 
-class ChannelError(Exception):
-    """The other side is gone, late, or said something that is no message."""
-
-
 class Channel:
     """One connection to a session, from either side; owns the socket."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+        self.socket = sock
         sock.settimeout(SEND_TIMEOUT_S)
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     def send(self, message: Request | Reply, descriptors: Sequence[int] = ()) -> None:
         """Send one message with its descriptors.
@@ -143,11 +140,7 @@ class Channel:
         Raises:
             ChannelError: when the other side is gone or does not read.
         """
-        try:
-            self._socket.settimeout(SEND_TIMEOUT_S)
-            socket.send_fds(self._socket, [_encoded(message)], list(descriptors))
-        except OSError as error:
-            raise ChannelError(f"the other side does not read: {error.strerror or error}") from error
+        packets.send(self.socket, encoded(message), descriptors)
 
     def receive_request(self) -> tuple[Request, list[int]]:
         """Receive one request and its descriptors, which are the caller's to close.
@@ -155,11 +148,11 @@ class Channel:
         Raises:
             ChannelError: when the other side is gone or what it says is no request.
         """
-        packet, descriptors = self._receive(SEND_TIMEOUT_S)
+        packet, descriptors = packets.receive(self.socket, SEND_TIMEOUT_S)
         try:
             return msgspec.convert(json.loads(packet), Request), descriptors
         except (ValueError, RecursionError) as error:
-            _close_all(descriptors)
+            close_all(descriptors)
             raise ChannelError(f"not a request: {error}") from error
 
     def receive_reply(self, timeout_s: float | None) -> tuple[Reply, list[int]]:
@@ -168,16 +161,16 @@ class Channel:
         Raises:
             ChannelError: when the session is gone, late, or what it says is no reply.
         """
-        packet, descriptors = self._receive(timeout_s)
+        packet, descriptors = packets.receive(self.socket, timeout_s)
         try:
             return msgspec.convert(json.loads(packet), Reply), descriptors
         except (ValueError, RecursionError) as error:
-            _close_all(descriptors)
+            close_all(descriptors)
             raise ChannelError(f"not a reply: {error}") from error
 
     def close(self) -> None:
         """Hang up."""
-        self._socket.close()
+        self.socket.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,33 +178,18 @@ class Channel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _receive(self, timeout_s: float | None) -> tuple[bytes, list[int]]:
-        try:
-            self._socket.settimeout(timeout_s)
-            packet, descriptors, flags, _ = socket.recv_fds(
-                self._socket, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
-            )
-        except TimeoutError:
-            raise ChannelError("no answer in time") from None
-        except OSError as error:
-            raise ChannelError(f"the other side is gone: {error.strerror}") from error
-        if not packet or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            _close_all(descriptors)
-            raise ChannelError("the other side is gone" if not packet else "the message is too long")
-        return packet, descriptors
-
 
 class Listener:
     """The session's side of the socket; owns it and its name in the file system."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / _SOCKET_NAME
+        path = folder / packets.SOCKET_NAME
         path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._path = path
         previous = os.umask(0o077)
         try:
-            with _short_name(folder) as name:
+            with packets.short_name(folder) as name:
                 self._socket.bind(name)
         except BaseException:
             self._socket.close()
@@ -251,32 +229,10 @@ class Listener:
 
 def connect(folder: Path) -> Channel | None:
     """Connect to the session whose sandbox has this folder; None when none listens."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.settimeout(SEND_TIMEOUT_S)
-    try:
-        with _short_name(folder) as name:
-            sock.connect(name)
-    except OSError:
-        sock.close()
-        return None
-    return Channel(sock)
+    sock = packets.connect(folder)
+    return None if sock is None else Channel(sock)
 
 
-@contextmanager
-def _short_name(folder: Path) -> Iterator[str]:
-    """Name the socket through its folder's descriptor: `sun_path` holds 107 bytes, a state folder can be deeper."""
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{_SOCKET_NAME}"
-    finally:
-        os.close(descriptor)
-
-
-def _encoded(message: Request | Reply) -> bytes:
+def encoded(message: Request | Reply) -> bytes:
     """Write a message in ASCII: bytes of argv that are no UTF-8 (PEP 383) come out as they went in."""
     return json.dumps(msgspec.to_builtins(message), separators=(",", ":")).encode("ascii")
-
-
-def _close_all(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

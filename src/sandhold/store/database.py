@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import uuid
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -119,6 +118,22 @@ def read_only(path: Path) -> Database:
     return open_database(path)
 
 
+def current(path: str) -> Database | None:
+    """Open the database at an absolute path for looking only; None where that takes more than opening it: there is
+    none yet, it is of another schema, or something is wrong with it."""
+    try:
+        database = _connect(path, "ro")
+    except sqlite3.Error:
+        return None
+    try:
+        if _user_version(database) == len(MIGRATIONS):
+            return database
+    except sqlite3.Error:
+        pass
+    database.close()
+    return None
+
+
 def file_of(statements: Iterable[tuple[str, tuple[bytes | int | None, ...]]]) -> bytes:
     """Return the file of a new database that these statements, each with its values, have made; it is on no disk."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
@@ -170,6 +185,8 @@ def _create_whole(path: Path) -> None:
     A file that is there already is never opened here: closing any descriptor of a file drops every POSIX lock that
     this process holds on it (fcntl(2)), SQLite's included.
     """
+    import uuid  # noqa: PLC0415  once in the life of an installation, and it takes longer than opening a database
+
     draft = path.with_name(f".{path.name}.{uuid.uuid4()}")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_FILE))
     try:
@@ -183,13 +200,17 @@ def _create_whole(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _connect(path: Path, mode: str) -> Database:
-    database = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S
-    )
-    database.execute("PRAGMA foreign_keys = ON")
-    database.execute("PRAGMA synchronous = FULL")
-    database.execute("PRAGMA trusted_schema = OFF")
+def _connect(path: str | Path, mode: str) -> Database:
+    # As a URI (sqlite.org/uri.html, section 3): three characters would mean something else there.
+    escaped = os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")  # noqa: PTH100  a str
+    database = sqlite3.connect(f"file://{escaped}?mode={mode}", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+    try:
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA trusted_schema = OFF")
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import SbxError
 from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox, is_sandbox_name
+from sandhold.store import kept_variables
 from sandhold.store.database import DuplicateError, snapshot, transaction
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def add(database: Database, sandbox: Sandbox) -> Sandbox:
         sandbox.limits.cpus,
         sandbox.limits.memory,
         sandbox.limits.pids,
-        _written(sandbox.environment, sandbox.host_variables),
+        kept_variables.text_of(sandbox.environment, sandbox.host_variables),
         sandbox.created_at,
         sandbox.anchor,
         json.dumps(sandbox.protected),
@@ -92,6 +92,8 @@ def get(database: Database, name: str) -> Sandbox:
     """
     found = find(database, name)
     if found is None:
+        import difflib  # noqa: PLC0415  only where a name is mistyped
+
         names = [each.name for each in list_all(database)]
         raise UnknownSandboxError(name, tuple(difflib.get_close_matches(name, names)))
     return found
@@ -113,7 +115,7 @@ def set_environment(
         UnknownSandboxError: when there is none.
     """
     with transaction(database):
-        row = (_written(environment, host_variables), name)
+        row = (kept_variables.text_of(environment, host_variables), name)
         database.execute("UPDATE sandboxes SET environment = ? WHERE name = ?", row)
     return get(database, name)
 
@@ -140,18 +142,10 @@ def remove(database: Database, name: str) -> None:
         database.execute("DELETE FROM sandboxes WHERE name = ?", (name,))
 
 
-def _written(environment: tuple[tuple[str, str], ...], host_variables: tuple[str, ...]) -> str:
-    """Return both kinds of variables as one text; one of the host's has no value in it.
-
-    It is ASCII: bytes of argv that are no UTF-8 come back as they went in.
-    """
-    return json.dumps([*environment, *((name, None) for name in host_variables)])
-
-
 def _sandbox(row: _Row) -> Sandbox:
     slot, name, agent, isolation, template, mounts, cpus, memory, pids = row[:9]
     environment, created_at, anchor, protected, needs_hardware = row[9:]
-    variables = json.loads(environment)
+    valued, named = kept_variables.read(environment)
     return Sandbox(
         name=name,
         agent=agent,
@@ -159,10 +153,10 @@ def _sandbox(row: _Row) -> Sandbox:
         template=template,
         mounts=tuple(Mount(PurePosixPath(path), is_read_only) for path, is_read_only in json.loads(mounts)),
         limits=Limits(cpus, memory, pids),
-        environment=tuple((variable, value) for variable, value in variables if value is not None),
+        environment=valued,
         slot=slot,
         created_at=created_at,
-        host_variables=tuple(variable for variable, value in variables if value is None),
+        host_variables=named,
         anchor=anchor,
         protected=tuple(json.loads(protected)),
         needs_hardware=bool(needs_hardware),

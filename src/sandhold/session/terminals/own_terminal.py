@@ -71,19 +71,3 @@ def pause(settings: Settings) -> None:
     settings.put_back()
     os.kill(os.getpid(), signal.SIGSTOP)
     settings.take_again()
-
-
-@contextlib.contextmanager
-def signals_as_bytes(*signums: signal.Signals) -> Iterator[int]:
-    """Turn signals into bytes on a descriptor, each byte a signal's number (`signal.set_wakeup_fd`)."""
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    previous = {signum: signal.signal(signum, lambda *_: None) for signum in signums}
-    previous_wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
-        yield reader
-    finally:
-        signal.set_wakeup_fd(previous_wakeup)
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-        os.close(reader)
-        os.close(writer)

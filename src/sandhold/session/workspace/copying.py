@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Final
 from sandhold.errors import SbxError
 from sandhold.linux.syscalls import AT_FDCWD, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from sandhold.session import control
-from sandhold.session.terminals.terminal import START_TIMEOUT_S
+from sandhold.session.terminals.piped import START_TIMEOUT_S
 from sandhold.session.workspace.archive import CHUNK, ArchiveError, Copied, pack, unpack
 
 # Says whether the target is a folder, before it takes the archive: its first name depends on that.

@@ -1,0 +1,35 @@
+"""The variables that are kept with a sandbox: with a value, or by the name that they have on the host."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from sandhold.store.database import DatabaseError
+
+if TYPE_CHECKING:
+    from sandhold.store.database import Database
+
+
+def text_of(environment: tuple[tuple[str, str], ...], host_variables: tuple[str, ...]) -> str:
+    """Return both kinds of variables as one text; one of the host's has no value in it.
+
+    It is ASCII: bytes of argv that are no UTF-8 come back as they went in.
+    """
+    return json.dumps([*environment, *((name, None) for name in host_variables)])
+
+
+def read(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return the variables with their values and the names of the host's, as `text_of` wrote them."""
+    variables = json.loads(text)
+    valued = tuple((name, value) for name, value in variables if value is not None)
+    return valued, tuple(name for name, value in variables if value is None)
+
+
+def host_variables(database: Database, sandbox: str) -> tuple[str, ...] | None:
+    """Return the names of the host's variables that commands in a sandbox get; None when they cannot be read."""
+    try:
+        row = database.execute("SELECT environment FROM sandboxes WHERE name = ?", (sandbox,)).fetchone()
+    except DatabaseError:
+        return None
+    return None if row is None else read(row[0])[1]

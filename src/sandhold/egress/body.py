@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sandhold.egress.reactor import Reactor
     from sandhold.egress.stream import Stream
+    from sandhold.wire.framing import ResponseFraming
 
 CHUNKS_READ_BYTES: Final = 16 * 1024  # in chunks of one byte it takes 6 ms to follow, and others wait meanwhile
 BODY_IDLE_S: Final = 600.0  # without a byte in the middle of a message; language models think for minutes
@@ -26,7 +27,7 @@ async def carry_body(
     reactor: Reactor,
     source: Stream,
     sink: Stream,
-    framing: NoBody | Length | Chunked | UntilClose,
+    framing: ResponseFraming,
     count: Callable[[int], None],
 ) -> None:
     """Carry one body; what lies behind it stays in the source.
@@ -46,6 +47,19 @@ async def carry_body(
         case UntilClose():
             while data := await _read(reactor, source, READ_BYTES):
                 await _write(reactor, sink, data, count)
+
+
+def take_read_body(source: Stream, framing: ResponseFraming) -> tuple[bytes, ResponseFraming]:
+    """Take what of a body of known length was read together with its head, to be sent together with it.
+
+    Returns those bytes, and the framing of what is left.
+    """
+    if not isinstance(framing, Length) or not source.early:
+        return b"", framing
+    taken = source.early[: framing.size]
+    source.skip(len(taken))
+    left = framing.size - len(taken)
+    return taken, Length(left) if left else NoBody()
 
 
 async def _carry_length(
@@ -87,4 +101,4 @@ async def _write(reactor: Reactor, sink: Stream, data: bytes, count: Callable[[i
     await sink.write(data, reactor.clock() + BODY_IDLE_S)
 
 
-__all__ = ["BODY_IDLE_S", "MalformedBodyError", "SourceBrokenError", "carry_body"]
+__all__ = ["BODY_IDLE_S", "MalformedBodyError", "SourceBrokenError", "carry_body", "take_read_body"]

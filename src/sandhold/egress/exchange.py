@@ -204,13 +204,14 @@ def _request_event(flow: Flow, turn: Turn, verdict: Verdict) -> Request:
 
 def _closed(gateway: Gateway, flow: Flow, turn: Turn) -> Closed:
     """The end record of a request: its part of the connection's."""
-    return replace(
-        flow.closed(gateway.reactor.clock()),
+    return Closed(
         event=turn.event,
         status=turn.status,
         bytes_up=flow.bytes_up - turn.bytes_up,
         bytes_down=flow.bytes_down - turn.bytes_down,
         duration_s=round(gateway.reactor.clock() - turn.started, 6),
+        why=flow.why or Why.DONE,
+        detail=flow.detail,
     )
 
 

@@ -15,7 +15,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sandhold.egress.body import BODY_IDLE_S, SourceBrokenError, carry_body
+from sandhold.egress.body import BODY_IDLE_S, SourceBrokenError, carry_body, take_read_body
 from sandhold.egress.denial import InHttp, because, record_events, refuse, report_failure
 from sandhold.egress.refusal import drain
 from sandhold.egress.relay import relay
@@ -33,11 +33,12 @@ from sandhold.wire.response_head import MalformedHeadError, ResponseHead, downst
 if TYPE_CHECKING:
     from sandhold.egress.flows import Flow
     from sandhold.egress.gateway import Gateway
-    from sandhold.egress.reactor import Reactor
+    from sandhold.egress.reactor import Reactor, Task
     from sandhold.egress.stream import Stream
     from sandhold.egress.upstream import Dialled
     from sandhold.model.destination import Destination
     from sandhold.model.event import EventId
+    from sandhold.wire.framing import ResponseFraming
     from sandhold.wire.request_head import RequestHead
 
 RESPONSE_HEAD_BYTES_MAX: Final = 128 * 1024  # with what came behind it; `wire` refuses longer heads before
@@ -84,19 +85,21 @@ async def forward(gateway: Gateway, flow: Flow, turn: Turn, destination: Destina
         OSError: when the downstream side is gone.
     """
     upload = _Upload(is_done=isinstance(turn.head.framing, NoBody))
-    sending = gateway.reactor.spawn(_send(gateway, flow, turn, dialled.stream, upload), "upload")
+    sending = _start_sending(gateway, flow, turn, dialled.stream, upload)
     failure: Exception | None = None
     try:
-        response = await _bring_head(gateway, flow, turn, dialled)
+        response, rest = await _bring_head(gateway, flow, turn, dialled)
         if response.is_upgrade:
             await relay(gateway, flow, dialled.stream)
             return False
-        await carry_body(gateway.reactor, dialled.stream, flow.downstream, response.framing, flow.count_down)
+        await carry_body(gateway.reactor, dialled.stream, flow.downstream, rest, flow.count_down)
     except (_AnswerFailedError, SourceBrokenError, MalformedBodyError) as error:
         failure = error
     finally:
-        sending.cancel()
-    await sending.join(gateway.reactor.clock() + LINGER_S)  # from here on nobody else reads what the client sends
+        if sending is not None:
+            sending.cancel()
+    if sending is not None:
+        await sending.join(gateway.reactor.clock() + LINGER_S)  # from here on nobody else reads what the client sends
     if failure is not None:
         await _fail(gateway, flow, turn, destination, upload, failure)
         return False
@@ -116,13 +119,31 @@ async def _linger(gateway: Gateway, flow: Flow) -> None:
         await drain(flow.downstream, gateway.reactor.clock() + LINGER_S)
 
 
-async def _send(gateway: Gateway, flow: Flow, turn: Turn, upstream: Stream, upload: _Upload) -> None:
-    """Send head and body. What goes wrong is found by who waits for the response."""
-    head = upstream_head(turn.head)
+def _start_sending(gateway: Gateway, flow: Flow, turn: Turn, upstream: Stream, upload: _Upload) -> Task | None:
+    """Send what can be sent at once, and leave the rest of head and body to a task; None when there is none.
+
+    What goes wrong is found by who waits for the response.
+    """
+    body, framing = take_read_body(flow.downstream, turn.head.framing)
+    first = upstream_head(turn.head) + body
+    flow.count_up(len(first))
     try:
-        flow.count_up(len(head))
-        await upstream.write(head, gateway.reactor.clock() + BODY_IDLE_S)
-        await carry_body(gateway.reactor, flow.downstream, upstream, turn.head.framing, flow.count_up)
+        sent = upstream.write_now(first)
+    except OSError:
+        return None
+    if sent == len(first) and isinstance(framing, NoBody):
+        upload.is_done = True
+        return None
+    sending = _send(gateway, flow, first[sent:], framing, upstream, upload)
+    return gateway.reactor.spawn(sending, "upload")
+
+
+async def _send(
+    gateway: Gateway, flow: Flow, first: bytes, framing: ResponseFraming, upstream: Stream, upload: _Upload
+) -> None:
+    try:
+        await upstream.write(first, gateway.reactor.clock() + BODY_IDLE_S)
+        await carry_body(gateway.reactor, flow.downstream, upstream, framing, flow.count_up)
         upload.is_done = True
     except (SourceBrokenError, MalformedBodyError) as error:
         upload.error = error
@@ -131,8 +152,10 @@ async def _send(gateway: Gateway, flow: Flow, turn: Turn, upstream: Stream, uplo
         return  # the far end takes no more of it; its answer, if any, is on its way
 
 
-async def _bring_head(gateway: Gateway, flow: Flow, turn: Turn, dialled: Dialled) -> ResponseHead:
-    """Forward the heads up to and including the final one."""
+async def _bring_head(
+    gateway: Gateway, flow: Flow, turn: Turn, dialled: Dialled
+) -> tuple[ResponseHead, ResponseFraming]:
+    """Forward the heads up to and including the final one, and what of a body came with that; and say what is left."""
     for _ in range(INTERIM_MAX):
         response = await _read_head(gateway.reactor, dialled.stream, turn.head.method)
         if response.is_upgrade and turn.head.upgrade is None:
@@ -146,10 +169,11 @@ async def _bring_head(gateway: Gateway, flow: Flow, turn: Turn, dialled: Dialled
         is_last = not response.is_interim
         if is_last or turn.head.version == "HTTP/1.1":  # RFC 9110 section 15.2: HTTP/1.0 knows no interim answers
             head = downstream_head(response, close=is_last and _ends(turn.head, response))
-            flow.count_down(len(head))
-            await flow.downstream.write(head, gateway.reactor.clock() + BODY_IDLE_S)
-        if is_last:
-            return response
+            body, rest = take_read_body(dialled.stream, response.framing) if is_last else (b"", response.framing)
+            flow.count_down(len(head) + len(body))
+            await flow.downstream.write(head + body, gateway.reactor.clock() + BODY_IDLE_S)
+            if is_last:
+                return response, rest
     raise _AnswerFailedError(Why.UPSTREAM_GONE, 502, "too many interim answers")
 
 

@@ -59,6 +59,7 @@ RELOAD_TIMEOUT_S: Final = 45.0  # reading as many rules as there may be takes a 
 CUT_TIMEOUT_S: Final = 5.0  # for the tasks of cut connections to end; they have nothing left to wait for
 FLUSH_TIMEOUT_S: Final = 8.0  # for end records to be on disk, at the end of the session too
 RESOLVER_OPTIONS: Final = "timeout:2 attempts:2"  # resolv.conf(5); by default a dead resolver holds a thread for 20 s
+DRAWN_AT_ONCE: Final = 64  # the random part of so many event ids
 EXPIRY_CHECK_S: Final = 0.5  # how late a connection may be cut after the rule that allowed it has expired
 
 
@@ -108,8 +109,10 @@ def serve(setup: EgressSetup, link: socket.socket) -> None:
     os.environ["RES_OPTIONS"] = f"{os.environ.get('RES_OPTIONS', '')} {RESOLVER_OPTIONS}"
     reactor = Reactor()
 
+    draw = _in_advance(setup.randomness)
+
     def new_event() -> EventId:
-        return make_event_id(int(setup.now() * 1000), setup.randomness(ULID_RANDOM_BYTES))
+        return make_event_id(int(setup.now() * 1000), draw())
 
     recorder = Recorder(reactor, setup.append, new_event, setup.now, setup.written)
     gateway = _make_gateway(setup, reactor, recorder, new_event)
@@ -122,6 +125,25 @@ def serve(setup: EgressSetup, link: socket.socket) -> None:
             sock.close()
         if setup.inside.owners is not None:
             setup.inside.owners.link.close()
+
+
+def _in_advance(randomness: Callable[[int], bytes]) -> Callable[[], bytes]:
+    """Return a source of an id's random bytes that asks for many at once: each system call lets other threads in.
+
+    Any thread may call it.
+    """
+    left: list[bytes] = []
+
+    def draw() -> bytes:
+        try:
+            return left.pop()
+        except IndexError:
+            drawn = randomness(DRAWN_AT_ONCE * ULID_RANDOM_BYTES)
+            first, *more = (drawn[at : at + ULID_RANDOM_BYTES] for at in range(0, len(drawn), ULID_RANDOM_BYTES))
+            left.extend(more)
+            return first
+
+    return draw
 
 
 def _make_gateway(

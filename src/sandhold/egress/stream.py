@@ -109,6 +109,17 @@ class Stream:
             except BlockingIOError:
                 await self._reactor.writable(self._fd, deadline)
 
+    def write_now(self, data: bytes) -> int:
+        """Write what there is room for, without waiting; returns how many bytes that were.
+
+        Raises:
+            OSError: when the connection is broken.
+        """
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+
     def acknowledge_at_once(self) -> None:
         """Acknowledge what comes next without the kernel's usual delay of 40 ms: tcp(7), TCP_QUICKACK.
 

@@ -22,12 +22,13 @@ EventId = NewType("EventId", str)
 ULID_RANDOM_BYTES = 10
 CHANGES_MAX = 500  # of one record: nobody reads more, and all of them are in the workspace
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)
 
 
 def make_event_id(milliseconds: int, randomness: bytes) -> EventId:
     """Write 48 bits of time since the epoch and 80 random bits as a ULID, which sorts by time."""
     number = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(randomness[:ULID_RANDOM_BYTES], "big")
-    return EventId("".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5)))
+    return EventId("".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)]))
 
 
 class Via(StrEnum):

@@ -30,8 +30,7 @@ Fields = tuple[tuple[bytes, bytes], ...]
 """Names as they were sent, values without the white space around them."""
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 section 5.6.2
-_NAME = re.compile(TOKEN)
-_VALUE = re.compile(rb"[\t -~\x80-\xff]*")  # RFC 9110 section 5.5
+_FIELD = re.compile(rb"(" + TOKEN + rb"):([\t -~\x80-\xff]*)")  # the value: RFC 9110 section 5.5
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,%d}" % (LENGTH_DIGITS_MAX - 1))
 _STRICT: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _CONNECTION_ONLY: Final = frozenset(
@@ -72,9 +71,10 @@ def split_head(buffer: bytes) -> tuple[list[bytes], int] | NeedMore:
     whole = buffer[: end + 4] if end >= 0 else buffer[:HEAD_BYTES_MAX]
     if whole.startswith(b"\r\n"):
         raise MalformedHeadError("an empty line before the start line")
-    _check_line_ends(whole[: START_LINE_BYTES_MAX + 2])
-    if len(whole) >= START_LINE_BYTES_MAX + 2 and whole.find(b"\r\n", 0, START_LINE_BYTES_MAX + 2) < 0:
-        raise MalformedHeadError("the start line is too long", reason=Reason.OPENING_TOO_LARGE, status=414)
+    if len(whole) >= START_LINE_BYTES_MAX + 2:
+        _check_line_ends(whole[: START_LINE_BYTES_MAX + 2])
+        if whole.find(b"\r\n", 0, START_LINE_BYTES_MAX + 2) < 0:
+            raise MalformedHeadError("the start line is too long", reason=Reason.OPENING_TOO_LARGE, status=414)
     _check_line_ends(whole)
     if whole.count(b"\r\n") > FIELDS_MAX + (2 if end >= 0 else 1):  # the start line, and what ends the head
         raise MalformedHeadError("too many fields", reason=Reason.OPENING_TOO_LARGE, status=431)
@@ -94,9 +94,10 @@ def parse_fields(lines: list[bytes]) -> Fields:
     fields = []
     seen = set()
     for line in lines:
-        name, colon, written = line.partition(b":")
-        if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(written):
+        match = _FIELD.fullmatch(line)
+        if match is None:
             raise MalformedHeadError("a field line is not `name: value`")
+        name, written = match.groups()
         value = written.strip(b" \t")
         folded = name.lower()
         if folded in _STRICT:
@@ -135,12 +136,16 @@ def parse_framing(fields: Fields, version: str) -> NoBody | Length | Chunked | N
 
 def field_values(fields: Fields, name: bytes) -> tuple[bytes, ...]:
     """Every value of the fields called `name` (lower case), in order."""
-    return tuple(value for key, value in fields if key.lower() == name)
+    size = len(name)
+    return tuple([value for key, value in fields if len(key) == size and key.lower() == name])
 
 
 def field_tokens(fields: Fields, name: bytes) -> tuple[bytes, ...]:
     """The lower-case elements of the comma lists called `name` (RFC 9110 section 5.6.1); empty ones are left out."""
-    listed = b",".join(field_values(fields, name)).lower()
+    values = field_values(fields, name)
+    if not values:
+        return ()
+    listed = b",".join(values).lower()
     return tuple(element for part in listed.split(b",") if (element := part.strip(b" \t")))
 
 
@@ -157,12 +162,12 @@ def end_to_end(fields: Fields) -> Fields:
 
     Only the standard ones: a `Connection` field cannot name others, or the sandbox could have `Authorization` removed.
     """
-    return tuple((name, value) for name, value in fields if name.lower() not in _CONNECTION_ONLY)
+    return tuple([field for field in fields if field[0].lower() not in _CONNECTION_ONLY])
 
 
 def write_head(start_line: bytes, fields: Fields) -> bytes:
     """Put a head together; the inverse of `split_head` and `parse_fields`."""
-    lines = [start_line, *(name + b": " + value for name, value in fields), b"", b""]
+    lines = [start_line, *[name + b": " + value for name, value in fields], b"", b""]
     return b"\r\n".join(lines)
 
 

@@ -203,11 +203,11 @@ def _find_authority(
         if hosts and _authority(hosts[0], authority[1]) != authority:
             raise MalformedHeadError("Host is not the host of the target")
         return authority, True
-    field = _authority(hosts[0], default_port) if hosts else None
     if named is None:
+        field = _authority(hosts[0], default_port) if hosts else None
         return field, bool(hosts) and _names_port(hosts[0].decode("ascii"))
     authority = _authority(named, default_port)
-    if field is not None and field != authority:
+    if hosts and hosts[0] != named.encode("ascii") and _authority(hosts[0], default_port) != authority:
         raise MalformedHeadError("Host is not the host of the target")
     return authority, _names_port(named)
 

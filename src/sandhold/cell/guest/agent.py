@@ -103,7 +103,7 @@ class _Agent:
         """Wait for the session, for children and for the commands' streams, in turn."""
         woken = _wake_on_child()
         self._poll.register(woken, select.POLLIN)
-        self._send(Kind.READY, 0)
+        self._send(Kind.READY, 0, self._root.note.encode())
         while not self._is_stopping or self._outgoing:
             self._poll.register(self._port, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
             for fd, events in self._poll.poll():

@@ -10,7 +10,7 @@ Rules:
 """
 
 # System calls on a tree where pathlib has no words for links and descriptors.
-# ruff: noqa: PTH102, PTH112, PTH123, PTH208, PTH211
+# ruff: noqa: PTH102, PTH112, PTH123, PTH211
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sandhold.cell.execution import AGENT_ID
+from sandhold.cell.guest.layer_disk import mount_layer_disk
 from sandhold.cell.inside.seeds_inside import sow
-from sandhold.cell.machine.plan import LAYER_SERIAL
 from sandhold.cell.places import DEVICE_LINKS, let_agent_through, make_file, make_folder
 from sandhold.linux.mounts import (
     NODEV,
@@ -54,7 +54,8 @@ _TTY_GROUP: Final = 5  # group `tty` of every Debian and of most others
 
 @dataclass(frozen=True, slots=True)
 class GuestRoot:
-    """The commands' root: descriptors of its mount namespace, of its `/`, and of the folder of its terminals.
+    """The commands' root: descriptors of its mount namespace, of its `/`, and of the folder of its terminals; `note` is
+    what had to be mended first.
 
     Entering the namespace alone leads to what the kernel started from, which lies below every root (setns(2)).
     """
@@ -62,6 +63,7 @@ class GuestRoot:
     mounts: int
     folder: int
     terminals: int
+    note: str = ""
 
 
 def build_guest_root(plan: GuestPlan) -> GuestRoot:
@@ -73,7 +75,7 @@ def build_guest_root(plan: GuestPlan) -> GuestRoot:
     attach_at(_tmpfs(_FILES_BYTES_MAX, "0755"), WORKBENCH)
     for name in ("layer", "root", "files"):
         os.mkdir(f"{WORKBENCH}/{name}")
-    disk = new_filesystem("ext4", {"source": f"/dev/{_disk(LAYER_SERIAL)}", "discard": None}, NODEV)
+    disk, note = mount_layer_disk()
     attach_at(disk, f"{WORKBENCH}/layer")
     for name in ("upper", "work"):
         with contextlib.suppress(FileExistsError):
@@ -93,7 +95,7 @@ def build_guest_root(plan: GuestPlan) -> GuestRoot:
             raise OSError(words.decode("utf-8", "replace"))
         mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         folder = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return GuestRoot(mounts, folder, terminals)
+        return GuestRoot(mounts, folder, terminals, note)
     finally:
         os.close(hold)
         os.waitpid(pid, 0)
@@ -198,15 +200,6 @@ def _injected(number: int, one: PlannedFile) -> int:
     tree = clone_tree(os.open(place, os.O_PATH | os.O_CLOEXEC))
     set_attributes(tree, RDONLY | NOSUID | NODEV)
     return tree
-
-
-def _disk(serial: str) -> str:
-    """Return the name of the block device with this serial number; their order is the machine's own business."""
-    for name in os.listdir("/sys/block"):
-        with contextlib.suppress(OSError), open(f"/sys/block/{name}/serial", "rb") as file:
-            if file.read(64).strip() == serial.encode("ascii"):
-                return name
-    raise OSError(f"the machine has no disk called `{serial}`")
 
 
 def _tmpfs(size: int, mode: str) -> int:

@@ -17,6 +17,7 @@ MODULES: Final = (
     "cell/execution.py",
     "cell/guest/agent.py",
     "cell/guest/commands.py",
+    "cell/guest/layer_disk.py",
     "cell/machine/frames.py",
     "cell/guest/network.py",
     "cell/machine/plan.py",

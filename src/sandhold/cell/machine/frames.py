@@ -48,7 +48,7 @@ class Kind(IntEnum):
     BEGIN = 10
     """The plan is complete. Payload: what time it is, in nanoseconds since the epoch, eight bytes."""
     READY = 16
-    """Commands can be started."""
+    """Commands can be started. Payload: what had to be mended first, as UTF-8; none when nothing had."""
     STARTED = 17
     """Payload: the process's number inside, four bytes."""
     OUTPUT = 18

@@ -50,6 +50,7 @@ READ_BYTES_MAX: Final = 128 << 10  # at once from the port: a few frames, so tha
 OUTGOING_BYTES_MAX: Final = 64 << 20  # towards a guest that has stopped reading; the plan is the largest thing it gets
 CONSOLE_BYTES_MAX: Final = 8 << 10  # the last of what the guest's kernel said
 WORDS_BYTES_MAX: Final = 2000
+NOTE_CHARACTERS_MAX: Final = 200  # of what a guest had to mend; a line at a terminal or two
 _PID_MAX: Final = 1 << 22
 
 
@@ -57,8 +58,8 @@ def main(fds: Sequence[int]) -> None:
     """Run with the channel, the port, the console, the plan, and a file for last words.
 
     Messages are those of `first_process.serve`; in addition, in: first `{"parent": pid, "user": id or null, "waits":
-    bool}`, the user to become and whether the guest waits already, and `{"stop": true}`; out: `{"ready": true}` once
-    the guest can start commands, or `{"failed": text}`.
+    bool}`, the user to become and whether the guest waits already, and `{"stop": true}`; out: `{"ready": true, "note":
+    text}` once the guest can start commands, with what it had to mend or nothing, or `{"failed": text}`.
     """
     channel, port, console = (socket.socket(fileno=fd) for fd in fds[:3])
     plan, words = fds[3:]
@@ -187,7 +188,8 @@ class Link:
             if frame.kind is not Kind.READY or self._is_ready or self._plan is not None:
                 raise BrokenRulesError("it was ready twice, or not yet")
             self._is_ready = True
-            self._say({"ready": True})
+            note = printable(frame.payload.decode("utf-8", "replace"))[:NOTE_CHARACTERS_MAX]
+            self._say({"ready": True, "note": note})
             return
         streams = self._commands.get(frame.command)
         if streams is None:

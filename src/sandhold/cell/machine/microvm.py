@@ -244,11 +244,13 @@ def open_microvm(
                 _restore(snapshot, control, said)
         channel.settimeout(boot_s_max)
         _begin(channel, spec, waits=snapshot is not None)
-        _await_guest(channel, outer, (said.fileno(), words), boot_s_max)
+        note = _await_guest(channel, outer, (said.fileno(), words), boot_s_max)
         said.close()
         undo.pop_all()
     cell = MicrovmCell(outer, machine, helpers, Channel(channel), words)
-    cell.notes = tuple(note for note in outer.notes if "`sudo`" not in note)
+    cell.notes = tuple(each for each in outer.notes if "`sudo`" not in each)
+    if note:
+        cell.notes = (f"the guest says: {note}", *cell.notes)
     return cell
 
 
@@ -281,9 +283,9 @@ def _begin(channel: socket.socket, spec: CellSpec, *, waits: bool) -> None:
     channel.send(json.dumps({"parent": os.getpid(), "user": helper_user(spec), "waits": waits}).encode())
 
 
-def _await_guest(channel: socket.socket, outer: NamespacesCell, said: tuple[int, int], boot_s_max: float) -> None:
+def _await_guest(channel: socket.socket, outer: NamespacesCell, said: tuple[int, int], boot_s_max: float) -> str:
     """Wait until the guest can start commands: it says so, it cannot, or QEMU ends. `said` is where QEMU and the link
-    leave their last words.
+    leave their last words. Returns what the guest had to mend first, a stranger's words; empty when nothing.
 
     Raises:
         OSError: in the two other ways, or when it takes too long.
@@ -297,7 +299,7 @@ def _await_guest(channel: socket.socket, outer: NamespacesCell, said: tuple[int,
             message = channel.recv(MESSAGE_BYTES_MAX)
             answer = json.loads(message) if message else {"failed": last_words(*said)}
             if answer.get("ready") is True:
-                return
+                return str(answer["note"])
             raise OSError(f"the machine did not start: {answer.get('failed')}")
     raise OSError(f"the machine did not start within {boot_s_max:g} seconds")
 

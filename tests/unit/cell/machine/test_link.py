@@ -75,7 +75,7 @@ def machine() -> Iterator[Machine]:
     begin = made.hear()
     assert (begin.kind, abs(int.from_bytes(begin.payload, "little") / 1e9 - time.time()) < WAIT_S) == (Kind.BEGIN, True)
     made.say(Kind.READY, 0)
-    assert json.loads(made.session.recv(4096)) == {"ready": True}
+    assert json.loads(made.session.recv(4096)) == {"ready": True, "note": ""}
     yield made
     for one in (made.session, made.guest, made.console):
         one.close()

@@ -17,6 +17,8 @@ SESSION: Final = "session"
 EGRESS: Final = "egress"
 LAUNCHER: Final = "launcher"
 FIRST: Final = "process 1"
+LINK: Final = "link"
+MACHINE: Final = "machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ def parts(sbx: Installation, name: str) -> Mapping[str, int]:
         elif b"sandhold.cell.launch" in words:
             found[LAUNCHER] = child
             found |= dict(zip((FIRST,), children(child), strict=False))
+        elif b"sandhold.cell.machine.link" in words:
+            found[LINK] = child
+    if LINK in found:
+        machines = [pid for pid in descendants(session) if command_line(pid).startswith(b"/usr/bin/qemu-system")]
+        found |= dict(zip((MACHINE,), machines, strict=False))
     return found
 
 

@@ -11,12 +11,11 @@ import pytest
 
 from sandhold.cell.boot.boot_files import boot_files
 from sandhold.cell.images.templates import find_template
-from sandhold.cell.machine.acceleration import DEVICE, DRIVERS, hardware_obstacle
-from sandhold.cell.machine.microvm import open_microvm
-from sandhold.cell.machine.parts import shape_of
+from sandhold.cell.machine.acceleration import DEVICE, DRIVERS, TRIAL_S_MAX, Proof, hardware_obstacle
+from sandhold.cell.machine.booted import BOOT_S_MAX
 from sandhold.cell.machine.qemu import Acceleration
-from sandhold.cell.spec import CellSpec
-from sandhold.model.sandbox import Limits
+from sandhold.cell.machine.snapshots import FOLDER
+from sandhold.session.trial import attempt
 from sandhold.store.database import open_database, transaction
 from tests.installation import at_terminal, wait_until
 from tests.isolation import microvm_lacks
@@ -24,11 +23,13 @@ from tests.isolation import microvm_lacks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sandhold.cell.boot.boot_files import BootFiles
     from tests.installation import Installation
 
 pytestmark = pytest.mark.skipif(microvm_lacks() != "", reason=microvm_lacks() or "nothing is missing")
 
 RECORDED_S = 60.0
+BOARDS = ("microvm", "q35")
 
 # Frames as no honest guest sends them: an unknown type, a tag, another's address, ICMP, and a transport nobody serves.
 RAW = """
@@ -149,7 +150,7 @@ def test_a_machine_cannot_start_from_the_hosts_programs(sbx: Installation, proje
 
 def test_without_hardware_the_flag_that_wants_it_fails(sbx: Installation, project: Path) -> None:
     """`--require-kvm` never ends in an emulated machine."""
-    if "virtual machines: `/dev/kvm` with" in sbx("doctor").out:
+    if "virtual machines: run by the processor" in sbx("doctor").out:
         pytest.skip("this host may run machines itself")
     refused = sbx("create", "--isolation", "microvm", "--require-kvm", "shell", ".", folder=project)
     assert refused.status == 125
@@ -161,12 +162,28 @@ def test_without_hardware_the_flag_that_wants_it_fails(sbx: Installation, projec
     reason="only a host whose `/dev/kvm` opens and runs nothing can be found out",
 )
 def test_a_device_that_opens_and_runs_nothing_is_found_out(sbx: Installation, tmp_path: Path) -> None:
-    """A machine that is started with such a device does not start, in time and with QEMU's own words."""
+    """A trial with such a device fails, in time, with QEMU's own words, for each kind of machine there is."""
+    proof = attempt(tmp_path, _something_to_boot(sbx), Acceleration.KVM, TRIAL_S_MAX)
+    assert not proof.works
+    assert [part.partition(":")[0] for part in proof.detail.split("; ") if part.startswith(BOARDS)] == list(BOARDS)
+    assert "qemu-system-x86_64" in proof.detail
+
+
+def test_a_machine_that_is_not_ready_in_time_has_failed(sbx: Installation, tmp_path: Path) -> None:
+    """No trial takes longer than it may; nothing is left of it."""
+    proof = attempt(tmp_path, _something_to_boot(sbx), Acceleration.TCG, 0.1)
+    assert not proof.works
+    assert proof.detail.count("within 0.1 seconds") == len(BOARDS)
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == [".lock"]
+
+
+@pytest.mark.long
+def test_a_machine_that_starts_is_the_proof(sbx: Installation, tmp_path: Path) -> None:
+    """What a trial asks for is a guest that says it waits: emulated, that can be had anywhere."""
+    assert attempt(tmp_path, _something_to_boot(sbx), Acceleration.TCG, BOOT_S_MAX) == Proof(works=True, detail="")
+
+
+def _something_to_boot(sbx: Installation) -> BootFiles:
     sbx.ok("template", "build", "--microvm", "debian")
     data = sbx.data / "sandhold"
-    template = find_template(data / "templates", "debian")
-    spec = CellSpec("trial", template, tmp_path / "layer", (), (), Limits(1, 1 << 30, 1000), slot=9)
-    with pytest.raises(OSError, match="qemu-system-x86_64"):
-        open_microvm(
-            spec, boot_files(data / "vm", template, lambda *_: None), shape_of(spec, Acceleration.KVM), boot_s_max=60
-        )
+    return boot_files(data / "vm", find_template(data / "templates", "debian"), lambda *_: None)

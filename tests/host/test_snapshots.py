@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from sandhold.cell.boot.boot_files import boot_files
 from sandhold.cell.images.templates import find_template
 from sandhold.cell.machine import snapshots
 from sandhold.cell.machine.parts import shape_of
-from sandhold.cell.machine.qemu import Acceleration
+from sandhold.cell.machine.qemu import Acceleration, Board
 from sandhold.cell.spec import CellSpec
 from sandhold.linux.process import spawn_module
 from sandhold.model.sandbox import Limits
@@ -129,6 +130,17 @@ def test_a_broken_snapshot_is_nobodys_error(kind: Kind, spec: CellSpec, breakage
     assert not folder.exists()
     open_quickly(kind, spec, spawn_module, said.append).kill()
     assert (folder.is_dir(), len(said)) == (True, 1)
+
+
+@pytest.mark.long
+def test_where_the_least_machine_does_not_start_the_other_is_had(kind: Kind, spec: CellSpec) -> None:
+    """A host whose QEMU has no such machine, or does not boot one, has the one that every QEMU can be."""
+    snapshots.give_up(kind.vm, kind.name, "unsupported machine type")
+    with open_quickly(kind, spec, spawn_module, lambda _: None) as cell:
+        assert cell.fileno() >= 0
+    other = kind_of(kind.vm, kind.boot, replace(kind.shape, board=Board.Q35))
+    assert snapshots.find(other.vm, other.name) is not None
+    assert snapshots.find(kind.vm, kind.name) is None
 
 
 @pytest.mark.long

@@ -8,17 +8,19 @@ import re
 import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.identity import identity_for
-from sandhold.cell.machine.acceleration import DEVICE, hardware_obstacle
-from sandhold.cell.machine.qemu import MACHINE_PROGRAMS
+from sandhold.cell.machine.qemu import MACHINE_PROGRAMS, Board
 from sandhold.cell.network import dropped, open_network
 from sandhold.linux.limits import open_control_group
 from sandhold.linux.process import find_program, spawn_module
 from sandhold.linux.syscalls import Machine
 from sandhold.linux.users import helpers_missing, subordinate_range
 from sandhold.model.sandbox import Limits
+
+if TYPE_CHECKING:
+    from sandhold.cell.machine.acceleration import Verdict
 
 KERNEL_NEEDED: Final = (5, 19)  # idmapped lower layers of an overlay came last of what a cell is made of
 TRIAL_TIMEOUT_S: Final = 30.0
@@ -43,8 +45,8 @@ class Check:
     is_needed: bool
 
 
-def host_checks() -> tuple[Check, ...]:
-    """Look at everything a cell needs on this host, for the user who runs this."""
+def host_checks(machines: Verdict) -> tuple[Check, ...]:
+    """Look at everything a cell needs on this host, for the user who runs this; how machines run is known."""
     return (
         _kernel(),
         _processor(),
@@ -55,7 +57,7 @@ def host_checks() -> tuple[Check, ...]:
         _overlays(),
         *(replace(check, is_needed=False) for check in (_builder(), _subordinate_ids(), _control_groups())),
         *(replace(_program(name, package), is_needed=False) for name, package in MACHINE_PROGRAMS),
-        replace(_virtual_machines(), is_needed=False),
+        replace(_virtual_machines(machines), is_needed=False),
     )
 
 
@@ -174,17 +176,16 @@ def _control_groups() -> Check:
     return _fine(name, "memory, processes and processor time")
 
 
-def _virtual_machines() -> Check:
-    """What the kind of cell with a kernel of its own needs, and how it would run here.
-
-    That the device opens proves nothing, so no more is claimed than that a machine may be tried with it.
-    """
+def _virtual_machines(machines: Verdict) -> Check:
+    """How the kind of cell with a kernel of its own runs here, and why not better."""
     name = "virtual machines"
-    obstacle = hardware_obstacle()
-    if obstacle is not None:
-        command = "sudo usermod --append --groups kvm $USER" if "closed" in obstacle else None
-        return _missing(name, f"emulated, some ten times slower: {obstacle}", command)
-    return _fine(name, f"`{DEVICE}` with a driver of the processor's; the first machine proves it")
+    if machines.is_hardware:
+        kind = "" if machines.board is Board.MICROVM else f", as `{machines.board.name.lower()}`"
+        return _fine(name, f"run by the processor itself{kind}: {machines.reason}")
+    fix = None if machines.is_settled else "sbx template build --microvm"
+    if "closed" in machines.reason:
+        fix = "sudo usermod --append --groups kvm $USER"
+    return _missing(name, f"emulated, some ten times slower: {machines.reason}", fix)
 
 
 def _fine(name: str, found: str) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from sandhold.cli import output
 from sandhold.errors import EXIT_FAILED
+from sandhold.paths import Paths
 from sandhold.session.doctor import examine
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ _COLUMN = len("missing") + 2
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> int:  # noqa: FBT001 - click passes flags so
     """Show what this host can do and what is missing."""
-    checks = examine()
+    checks = examine(Paths.from_environment(os.environ))
     if as_json:
         output.show_json([asdict(check) for check in checks])
     else:

@@ -28,12 +28,17 @@ EMULATED: Final = "emulated, some ten times slower than this host"
 def choose(paths: Paths, wish: str, template: str, *, needs_hardware: bool) -> Isolation:
     """Return the kind of cell for a wish: `auto`, `microvm` or `namespaces`.
 
-    `auto` is a machine where this host is known to run them itself, else namespaces.
+    `auto` is a machine where this host runs them itself, which is tried once when there is something to boot, else
+    namespaces.
 
     Raises:
         SbxError: when a machine is wished for that cannot be had.
     """
     verdict = acceleration.look(paths.vm)
+    if wish == "auto" and not verdict.is_settled and _lacking(template) is None:
+        from sandhold.session.trial import settle  # noqa: PLC0415  where no trial can tell more, none of it is needed
+
+        verdict = settle(paths)
     if wish == Isolation.NAMESPACES:
         if needs_hardware:
             raise SbxError("`--require-kvm` is about machines", hint="add `--isolation microvm`", status=EXIT_USAGE)

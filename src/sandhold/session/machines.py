@@ -6,30 +6,31 @@ Rules:
    the first takes a second more than a boot.
 2. What goes wrong with a snapshot is nobody's error: the machine boots, and the next start makes the snapshot anew. A
    kind of machine that cannot be kept, or cannot be restored when it was kept just now, boots from then on.
+3. The least machine is had where it starts; where it does not, the one that every QEMU can be is had if that starts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.boot.boot_files import find_boot_files
 from sandhold.cell.images.templates import find_template
-from sandhold.cell.machine import acceleration, snapshots
+from sandhold.cell.machine import snapshots
 from sandhold.cell.machine.booted import make_snapshot
 from sandhold.cell.machine.microvm import MicrovmCell, open_microvm
 from sandhold.cell.machine.parts import default_shape, shape_of
-from sandhold.cell.machine.qemu import Acceleration
+from sandhold.cell.machine.qemu import Board
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.linux.process import spawn_module
 from sandhold.session.isolation import EMULATED, require_hardware
+from sandhold.session.trial import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from sandhold.cell.boot.boot_files import BootFiles
-    from sandhold.cell.machine.acceleration import Verdict
     from sandhold.cell.machine.qemu import Shape
     from sandhold.cell.machine.snapshots import Snapshot
     from sandhold.cell.spec import CellSpec
@@ -71,16 +72,11 @@ def open_machine(
             hint=f"`sbx run {sandbox.name}` makes it again",
             status=EXIT_NOT_HELD,
         )
-    verdict = acceleration.look(paths.vm)
-    if not verdict.is_settled:
-        shape = shape_of(spec, Acceleration.KVM)
-        verdict = _try_hardware(
-            paths,
-            lambda: open_microvm(spec, boot, shape, boot_s_max=acceleration.TRIAL_S_MAX).kill(),
-        )
+    verdict = settle(paths)
     if sandbox.needs_hardware:
         require_hardware(verdict, f"`sbx rm {sandbox.name}`, and create it without `--require-kvm`")
-    cell = open_quickly(kind_of(paths.vm, boot, shape_of(spec, verdict.acceleration)), spec, spawn, log)
+    shape = replace(shape_of(spec, verdict.acceleration), board=verdict.board)
+    cell = open_quickly(kind_of(paths.vm, boot, shape), spec, spawn, log)
     if not verdict.is_hardware:
         cell.notes = (f"this machine is {EMULATED}: {verdict.reason}", *cell.notes)
     return cell
@@ -96,7 +92,8 @@ def prepare_snapshot(paths: Paths, template: str, show: Callable[[str], None]) -
     boot = find_boot_files(paths.vm, find_template(paths.templates, template))
     if boot is None:
         return "what it boots from is gone again"
-    kind = kind_of(paths.vm, boot, default_shape(acceleration.look(paths.vm).acceleration))
+    verdict = settle(paths)
+    kind = kind_of(paths.vm, boot, replace(default_shape(verdict.acceleration), board=verdict.board))
     if snapshots.find(kind.vm, kind.name) is None:
         show(f"microvm {template}: starting a machine once, to start others from")
     try:
@@ -112,20 +109,33 @@ def open_quickly(kind: Kind, spec: CellSpec, spawn: Spawn, log: Callable[[str], 
     Raises:
         OSError: when a step fails that has nothing to do with snapshots.
     """
-    snapshot, is_new = None, False
+    kind, snapshot, is_new = _choose(kind, log)
+    if snapshot is None:
+        return open_microvm(spec, kind.boot, kind.shape, spawn)
     try:
-        snapshot, is_new = _find_or_make(kind)
-        if snapshot is not None:
-            return open_microvm(spec, kind.boot, kind.shape, spawn, boot_s_max=READY_S_MAX, snapshot=snapshot)
-    except (OSError, SbxError) as error:
-        log(f"this machine boots: its snapshot cannot be {'used' if snapshot is not None else 'made'}: {error}")
-    # What a session keeps ready for one cell's helpers may be used up.
-    cell = open_microvm(spec, kind.boot, kind.shape, spawn if snapshot is None else spawn_module)
-    if snapshot is not None:
-        snapshots.drop(kind.vm, kind.name)
-        if is_new:
-            snapshots.give_up(kind.vm, kind.name, "it was kept and could not be restored")
+        return open_microvm(spec, kind.boot, kind.shape, spawn, boot_s_max=READY_S_MAX, snapshot=snapshot)
+    except OSError as error:
+        log(f"this machine boots: its snapshot cannot be used: {error}")
+    # What a session keeps ready for one cell's helpers is used up.
+    cell = open_microvm(spec, kind.boot, kind.shape, spawn_module)
+    snapshots.drop(kind.vm, kind.name)
+    if is_new:
+        snapshots.give_up(kind.vm, kind.name, "it was kept and could not be restored")
     return cell
+
+
+def _choose(kind: Kind, log: Callable[[str], None]) -> tuple[Kind, Snapshot | None, bool]:
+    """Return the kind that a machine is to be (rule 3), its snapshot if there is one, and whether that was made now."""
+    fallback = kind_of(kind.vm, kind.boot, replace(kind.shape, board=Board.Q35))
+    for each in (kind, fallback):
+        try:
+            snapshot, is_new = _find_or_make(each)
+        except (OSError, SbxError) as error:
+            log(f"no snapshot can be made of this kind of machine ({each.shape.board.name.lower()}): {error}")
+            continue
+        if snapshot is not None or not snapshots.has_failed(each.vm, each.name):
+            return each, snapshot, is_new
+    return kind, None, False
 
 
 def _find_or_make(kind: Kind) -> tuple[Snapshot | None, bool]:
@@ -142,14 +152,3 @@ def _find_or_make(kind: Kind) -> tuple[Snapshot | None, bool]:
         snapshots.give_up(kind.vm, kind.name, str(error))
         raise
     return snapshots.find(kind.vm, kind.name), True
-
-
-def _try_hardware(paths: Paths, start: Callable[[], None]) -> Verdict:
-    """Start the very machine that is wanted with the processor's help, and keep what came of it."""
-    try:
-        start()
-    except (OSError, TimeoutError) as error:
-        acceleration.record(paths.vm, works=False, detail=str(error)[:500])
-    else:
-        acceleration.record(paths.vm, works=True, detail="")
-    return acceleration.look(paths.vm)

@@ -33,7 +33,7 @@ def test_nothing_but_a_proof_makes_auto_a_machine(paths: Paths) -> None:
 @pytest.mark.skipif(find_program("qemu-system-x86_64") is None, reason="QEMU (`qemu-system-x86`) is not installed")
 def test_a_proof_counts_for_nothing_where_the_hardware_is_gone(paths: Paths) -> None:
     """What a trial found does not outlive what it was made with."""
-    acceleration.record(paths.vm, works=True, detail="")
+    acceleration.record(paths.vm, acceleration.Proof(works=True, detail=""))
     assert choose(paths, "auto", "debian", needs_hardware=False) is Isolation.NAMESPACES
 
 

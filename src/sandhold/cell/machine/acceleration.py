@@ -12,16 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from sandhold.cell.machine.qemu import PROGRAM, Acceleration
+from sandhold.cell.machine.qemu import PROGRAM, Acceleration, Board
 
 DEVICE: Final = Path("/dev/kvm")
 DRIVERS: Final = ("kvm_intel", "kvm_amd")
 TRIAL_S_MAX: Final = 30.0  # a machine that the processor runs itself is ready in one; one that hangs never is
 PROOF: Final = "kvm.json"
+UNTRIED: Final = "no machine has been tried with `/dev/kvm`; `sbx template build --microvm` does that"
 PROOF_BYTES_MAX: Final = 4096
 
 
@@ -32,6 +33,7 @@ class Verdict:
     acceleration: Acceleration
     reason: str
     is_settled: bool
+    board: Board = Board.MICROVM
 
     @property
     def is_hardware(self) -> bool:
@@ -41,10 +43,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a trial found; `detail` is why it failed."""
+    """What a trial found; `detail` is why it failed, `board` the kind of machine that started."""
 
     works: bool
     detail: str
+    board: Board = Board.MICROVM
 
 
 def look(folder: Path) -> Verdict:
@@ -54,9 +57,13 @@ def look(folder: Path) -> Verdict:
         return Verdict(Acceleration.TCG, obstacle, is_settled=True)
     proof = read_proof(folder)
     if proof is None:
-        return Verdict(Acceleration.TCG, "no machine has been started with `/dev/kvm` yet", is_settled=False)
+        return Verdict(
+            Acceleration.TCG,
+            UNTRIED,
+            is_settled=False,
+        )
     if proof.works:
-        return Verdict(Acceleration.KVM, "a machine started with `/dev/kvm`", is_settled=True)
+        return Verdict(Acceleration.KVM, "a machine started with `/dev/kvm`", is_settled=True, board=proof.board)
     return Verdict(Acceleration.TCG, f"a trial with `/dev/kvm` failed: {proof.detail}", is_settled=True)
 
 
@@ -75,11 +82,11 @@ def hardware_obstacle(
     return None
 
 
-def record(folder: Path, *, works: bool, detail: str) -> None:
+def record(folder: Path, proof: Proof) -> None:
     """Keep what a trial found."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = folder / f".{PROOF}.{os.getpid()}"
-    new.write_text(json.dumps({"surroundings": surroundings(), "works": works, "detail": detail}), "utf-8")
+    new.write_text(json.dumps({"surroundings": surroundings(), **asdict(proof)}), "utf-8")
     new.replace(folder / PROOF)
 
 
@@ -88,10 +95,10 @@ def read_proof(folder: Path) -> Proof | None:
     try:
         with (folder / PROOF).open("rb") as file:
             match json.loads(file.read(PROOF_BYTES_MAX)):
-                case {"surroundings": str(where), "works": bool(works), "detail": str(detail)} if (
+                case {"surroundings": str(where), "works": bool(works), "detail": str(detail), "board": str(board)} if (
                     where == surroundings()
                 ):
-                    return Proof(works, detail)
+                    return Proof(works, detail, Board(board))
     except (OSError, ValueError):
         return None
     return None

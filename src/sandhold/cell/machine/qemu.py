@@ -50,6 +50,15 @@ class Acceleration(StrEnum):
     """Translated by QEMU: any host can, some ten times slower."""
 
 
+class Board(StrEnum):
+    """What the machine is like, as QEMU calls it; the value ends the names of its devices' drivers."""
+
+    MICROVM = "device"
+    """Little more than a processor: quick to start, and the least of QEMU that a guest can reach."""
+    Q35 = "pci"
+    """A computer, which every QEMU can be: for where the other is not there, or does not boot."""
+
+
 class Beginning(StrEnum):
     """What a machine begins with."""
 
@@ -73,6 +82,7 @@ class Shape:
     memory: int
     disk: int
     shares: int
+    board: Board = Board.MICROVM
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +131,18 @@ def command_line(
     line += ["-smp", str(shape.cpus), "-m", f"{shape.memory // MEMORY_STEP}M"]
     line += ["-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}"]
     line += ["-append", kernel_words(shape.acceleration, clock_khz)]
-    line += _disk(root, "root", ROOT_SERIAL, is_read_only=True)
-    line += _disk(layer, "layer", LAYER_SERIAL, is_read_only=False)
+    board = shape.board
+    line += _disk(board, root, "root", f"serial={ROOT_SERIAL}", is_read_only=True)
+    line += _disk(board, layer, "layer", f"serial={LAYER_SERIAL}", is_read_only=False)
     cable = f"tap,id=net,fd={tap}" if has_tap else f"dgram,id=net,local.type=fd,local.str={tap}"
-    line += ["-netdev", cable, "-device", f"virtio-net-device,netdev=net,mac={CARD_ADDRESS}"]
-    line += ["-device", "virtio-serial-device,max_ports=2", "-chardev", f"socket,id=port,fd={port}"]
+    rom = "" if board is Board.MICROVM else ",romfile="  # programs for starting from a network, which nothing does
+    line += ["-netdev", cable, "-device", f"virtio-net-{board},netdev=net,mac={CARD_ADDRESS}{rom}"]
+    line += ["-device", f"virtio-serial-{board},max_ports=2", "-chardev", f"socket,id=port,fd={port}"]
     line += ["-device", f"virtserialport,chardev=port,name={PORT_NAME}"]
     line += ["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"]
-    line += ["-device", "virtio-balloon-device,free-page-reporting=on"]
+    line += ["-device", f"virtio-balloon-{board},free-page-reporting=on"]
     for mount in mounts:
-        line += _share(mount)
+        line += _share(board, mount)
     return tuple(line)
 
 
@@ -156,7 +168,11 @@ def host_clock_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
 
 def _machine(shape: Shape, beginning: Beginning) -> list[str]:
     """Return what the machine is, and what its memory is when that is not QEMU's own (rule 4)."""
-    kind = "microvm,rtc=on,graphics=off"
+    kind = (
+        "microvm,rtc=on,graphics=off"
+        if shape.board is Board.MICROVM
+        else "q35,graphics=off,vmport=off,i8042=off,sata=off,smbus=off,hpet=off"
+    )
     if beginning is Beginning.BOOT:
         return ["-machine", kind]
     memory, control = FIRST_DESCRIPTOR + 7, FIRST_DESCRIPTOR + 8
@@ -172,7 +188,7 @@ def _processor(acceleration: Acceleration) -> list[str]:
     return ["-accel", f"tcg,thread=multi,tb-size={CODE_CACHE_MIB}", "-cpu", "max"]
 
 
-def _disk(descriptor: int, name: str, serial: str, *, is_read_only: bool) -> list[str]:
+def _disk(board: Board, descriptor: int, name: str, serial: str, *, is_read_only: bool) -> list[str]:
     """Give the machine a disk. When the host's own is full the guest is told so: by itself, QEMU would hold it still
     until somebody looks."""
     number = descriptor
@@ -186,11 +202,11 @@ def _disk(descriptor: int, name: str, serial: str, *, is_read_only: bool) -> lis
         "-add-fd", f"fd={descriptor},set={number}",
         "-blockdev", file,
         "-blockdev", raw,
-        "-device", f"virtio-blk-device,drive={name},serial={serial},werror=report,rerror=report",
+        "-device", f"virtio-blk-{board},drive={name},{serial},werror=report,rerror=report",
     ]  # fmt: skip
 
 
-def _share(mount: GuestMount) -> list[str]:
+def _share(board: Board, mount: GuestMount) -> list[str]:
     """Serve a folder as QEMU's own user: what the guest makes belongs to that user, whoever the guest says it is.
 
     A comma ends an option's value; two are one comma of the value.
@@ -199,4 +215,4 @@ def _share(mount: GuestMount) -> list[str]:
     share = f"local,id={mount.tag},path={path},security_model=none,multidevs=remap"
     if mount.is_read_only:
         share += ",readonly=on"
-    return ["-fsdev", share, "-device", f"virtio-9p-device,fsdev={mount.tag},mount_tag={mount.tag}"]
+    return ["-fsdev", share, "-device", f"virtio-9p-{board},fsdev={mount.tag},mount_tag={mount.tag}"]

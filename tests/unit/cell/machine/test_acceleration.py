@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandhold.cell.machine import acceleration
-from sandhold.cell.machine.qemu import PROGRAM
+from sandhold.cell.machine.qemu import PROGRAM, Board
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,11 +48,11 @@ def test_a_trial_in_vain_is_not_made(host: Path, take_away: Callable[[Path], obj
 @pytest.mark.skipif(not os.access(PROGRAM, os.X_OK), reason="QEMU (`qemu-system-x86`) is not installed")
 def test_what_a_trial_found_is_kept_for_these_surroundings(tmp_path: Path) -> None:
     """A proof holds for this QEMU, kernel and processor; a failed trial is not repeated, a damaged proof is none."""
-    acceleration.record(tmp_path, works=False, detail="it hung")
+    acceleration.record(tmp_path, acceleration.Proof(works=False, detail="it hung"))
     proof = acceleration.read_proof(tmp_path)
     assert proof == acceleration.Proof(works=False, detail="it hung")
-    acceleration.record(tmp_path, works=True, detail="")
-    assert acceleration.read_proof(tmp_path) == acceleration.Proof(works=True, detail="")
+    acceleration.record(tmp_path, acceleration.Proof(works=True, detail="", board=Board.Q35))
+    assert acceleration.read_proof(tmp_path) == acceleration.Proof(works=True, detail="", board=Board.Q35)
     (tmp_path / acceleration.PROOF).write_text("{")
     assert acceleration.read_proof(tmp_path) is None
     (tmp_path / acceleration.PROOF).write_text('{"surroundings": "others", "works": true, "detail": ""}')

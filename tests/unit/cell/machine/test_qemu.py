@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandhold.cell.machine.plan import GuestMount
 from sandhold.cell.machine.qemu import (
     Acceleration,
+    Beginning,
+    Board,
     Shape,
     command_line,
     host_clock_khz,
@@ -82,3 +85,25 @@ def test_without_a_tap_device_the_card_has_a_socket() -> None:
     words = command_line(shape(), (), 2_000_000, has_tap=False)
     assert words[words.index("-netdev") + 1] == "dgram,id=net,local.type=fd,local.str=7"
     assert line()[line().index("-netdev") + 1] == "tap,id=net,fd=7"
+
+
+def test_the_other_machine_has_the_same_parts() -> None:
+    """The computer that every QEMU can be gets the same devices on its own bus, and none that it has unasked."""
+    mount = GuestMount("/a", "ws0", is_read_only=False)
+    least, other = (
+        command_line(replace(shape(), board=board), (mount,), 2_000_000) for board in (Board.MICROVM, Board.Q35)
+    )
+    assert [word.replace("-device", "-pci") for word in least if word.startswith("virtio-")] == [
+        word.replace(",romfile=", "") for word in other if word.startswith("virtio-")
+    ]
+    machine = other[other.index("-machine") + 1].split(",")
+    assert {"q35", "sata=off", "i8042=off", "smbus=off"} <= set(machine)
+
+
+def test_only_a_machine_that_is_kept_or_restored_has_a_monitor() -> None:
+    """A machine that boots is given no socket for one, and nobody's memory but its own."""
+    booted, kept, restored = (command_line(shape(), (), 1, beginning=beginning) for beginning in Beginning)
+    assert not {"-mon", "-object", "-incoming"} & set(booted)
+    assert "-incoming" not in kept
+    assert restored[restored.index("-incoming") + 1] == "defer"
+    assert kept == tuple(word for word in restored if word not in ("-incoming", "defer"))

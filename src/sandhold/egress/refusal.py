@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final
@@ -37,6 +38,7 @@ DETAIL_SHOWN_MAX: Final = 80  # characters of our own detail
 DRAIN_BYTES_MAX: Final = 8 * 1024 * 1024  # of an upload in flight: closing on unread bytes would reset the answer away
 DRAIN_S: Final = 5.0  # for the same; the answer itself is out before
 _READ_BYTES: Final = 64 * 1024
+_UNPRINTABLE = re.compile(r"[^ -_a-~]")  # the gap is the backquote
 
 _NOTHING_HELPS: Final = "Nothing can open this"
 _SPEAK_PLAINLY: Final = "Use a plain HTTP or TLS client without unusual headers"
@@ -188,8 +190,7 @@ async def refuse_http(stream: Stream, refusal: Refusal, head: RequestHead | None
     A client that is slow, silent or gone is closed at the deadline.
     """
     try:
-        await stream.write(plain_http_refusal(refusal, head), deadline)
-        stream.end_writing()
+        await stream.end_with(plain_http_refusal(refusal, head), deadline)
         await drain(stream, deadline)
     except (OSError, TimeoutError):
         pass  # it is closed all the same, and the refusal is on record
@@ -314,4 +315,4 @@ def _rule_or_reason(decision: Decision) -> str:
 def _printable(text: str, length_max: int) -> str:
     """Rule 1: only printable ASCII, nothing that ends our quotes, never longer than the limit."""
     shown = text if len(text) <= length_max else text[: length_max - 3] + "..."
-    return "".join(character if " " <= character <= "~" and character != "`" else "?" for character in shown)
+    return _UNPRINTABLE.sub("?", shown)

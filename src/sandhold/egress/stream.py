@@ -109,6 +109,21 @@ class Stream:
             except BlockingIOError:
                 await self._reactor.writable(self._fd, deadline)
 
+    async def end_with(self, data: bytes, deadline: float) -> None:
+        """Write everything, then say that nothing more will be, in as few packets as it takes: send(2), MSG_MORE.
+
+        Raises:
+            TimeoutError: at the deadline; some bytes may have been written.
+            OSError: when the connection is broken.
+        """
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self.sock.send(rest, socket.MSG_MORE) :]
+            except BlockingIOError:
+                await self._reactor.writable(self._fd, deadline)
+        self.end_writing()
+
     def write_now(self, data: bytes) -> int:
         """Write what there is room for, without waiting; returns how many bytes that were.
 

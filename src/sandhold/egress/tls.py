@@ -23,13 +23,14 @@ EMPTY_READS_MAX: Final = 512  # reads in a row that yield no data: key updates, 
 class TlsStream:
     """TLS as awaited reads and writes; the same shape as `Stream`, which it does not own."""
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "_reactor", "_stream")
+    __slots__ = ("_incoming", "_is_ended", "_object", "_outgoing", "_reactor", "_stream")
 
     def __init__(self, reactor: Reactor, stream: Stream, context: ssl.SSLContext) -> None:
         self._reactor = reactor
         self._stream = stream
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._is_ended = False
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     @property
@@ -46,7 +47,7 @@ class TlsStream:
             TimeoutError: at the deadline.
             OSError: when the connection is broken.
         """
-        received = 0
+        received = await self._fill(deadline) if self._stream.early else 0
         while not self._advance(self._object.do_handshake):
             await self._flush(deadline)
             if received >= HANDSHAKE_BYTES_MAX:
@@ -89,17 +90,25 @@ class TlsStream:
             rest = rest[self._object.write(rest[:RECORD_BYTES]) :]
             await self._flush(deadline)
 
-    async def end_writing(self, deadline: float) -> None:
-        """Send close_notify (RFC 8446 section 6.1), then FIN; the client's own close_notify is not waited for.
+    async def end_writing(self, deadline: float, last: bytes = b"") -> None:
+        """Send `last`, close_notify (RFC 8446 section 6.1) and FIN, in one packet where they fit; once is enough.
+
+        The client's own close_notify is not waited for.
 
         Raises:
             TimeoutError: at the deadline.
             OSError: when the connection is broken.
         """
+        if self._is_ended:
+            return
+        self._is_ended = True
+        if len(last) > RECORD_BYTES:
+            await self.write(last, deadline)
+        elif last:
+            self._object.write(last)
         with contextlib.suppress(ssl.SSLError):  # it waits for the client's own, or there is no session to end
             self._object.unwrap()
-        await self._flush(deadline)
-        self._stream.end_writing()
+        await self._stream.end_with(self._outgoing.read(), deadline)
 
     async def say_why(self, deadline: float) -> None:
         """Send the alert that OpenSSL has prepared after a failed handshake.
@@ -108,8 +117,7 @@ class TlsStream:
             TimeoutError: at the deadline.
             OSError: when the connection is broken.
         """
-        await self._flush(deadline)
-        self._stream.end_writing()
+        await self._stream.end_with(self._outgoing.read(), deadline)
 
     def _advance(self, step: Callable[[], None]) -> bool:
         try:

@@ -144,7 +144,7 @@ class _Http1:
             if isinstance(event, tuple):
                 head = event[0]
                 break
-        await self._tls.write(self._answers.http1(head), deadline)
+        await self._tls.end_writing(deadline, self._answers.http1(head))
         self.is_answered = True
 
 
@@ -243,7 +243,7 @@ class _Http2:
     async def _say_goodbye(self, deadline: float) -> None:
         with contextlib.suppress(ProtocolError):  # the client said goodbye first, or h2 has done so already
             self._connection.close_connection()
-        await self._send(deadline)
+        await self._tls.end_writing(deadline, self._connection.data_to_send() or b"")
 
     async def _send(self, deadline: float) -> None:
         data = self._connection.data_to_send()

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,8 @@ _HOST_NAME: Final = 0  # the only NameType there is, RFC 6066 section 3
 _LEGACY_VERSIONS: Final = range(0x0301, 0x0304)
 _RANDOM_BYTES: Final = 32
 _SESSION_ID_BYTES_MAX: Final = 32
+_EXTENSION: Final = struct.Struct(">HH")  # type, length of what follows: RFC 8446 section 4.2
+_PAST_ITS_END: Final = "a length in the ClientHello goes past its end"
 
 
 class MalformedHelloError(ValueError):
@@ -52,6 +55,8 @@ class ClientHello:
 class _Cursor:
     """Takes numbers and vectors off the front of some bytes; what is missing is an error, not a shorter read."""
 
+    __slots__ = ("_data", "_position")
+
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._position = 0
@@ -61,17 +66,17 @@ class _Cursor:
         return self._position == len(self._data)
 
     def take(self, size: int) -> bytes:
-        taken = self._data[self._position : self._position + size]
-        if len(taken) < size:
-            raise MalformedHelloError("a length in the ClientHello goes past its end")
-        self._position += size
-        return taken
+        start = self._position
+        self._position = end = start + size
+        if end > len(self._data):
+            raise MalformedHelloError(_PAST_ITS_END)
+        return self._data[start:end]
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "big")
 
     def vector(self, length_size: int) -> bytes:
-        return self.take(self.number(length_size))
+        return self.take(int.from_bytes(self.take(length_size), "big"))
 
     def sole_vector(self, length_size: int) -> _Cursor:
         """The vector that must fill the rest and not be empty."""
@@ -114,15 +119,22 @@ def parse_client_hello(body: bytes) -> ClientHello:
 
 
 def _parse_extensions(cursor: _Cursor) -> dict[int, bytes]:
-    listed = _Cursor(cursor.vector(2))
+    listed = cursor.vector(2)
     if not cursor.is_at_end:
         raise MalformedHelloError("bytes behind the extensions")
     extensions: dict[int, bytes] = {}
-    while not listed.is_at_end:
-        extension_type = listed.number(2)
+    position, size = 0, len(listed)
+    while position < size:
+        start = position + _EXTENSION.size
+        if start > size:
+            raise MalformedHelloError(_PAST_ITS_END)
+        extension_type, length = _EXTENSION.unpack_from(listed, position)
+        position = start + length
+        if position > size:
+            raise MalformedHelloError(_PAST_ITS_END)
         if extension_type in extensions:
             raise MalformedHelloError("an extension stands twice")
-        extensions[extension_type] = listed.vector(2)
+        extensions[extension_type] = listed[start:position]
     return extensions
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -100,5 +101,51 @@ def test_a_reset_is_seen_as_one() -> None:
             theirs.recv(1)
         with pytest.raises(OSError, match="Bad file descriptor"):
             await stream.read(1, reactor.clock() + LONG_S)
+
+    run(main)
+
+
+def test_last_words_arrive_whole_and_the_end_behind_them() -> None:
+    """What is written with the end arrives complete, however much it is, and the end comes right behind it."""
+
+    async def main(reactor: Reactor, stream: Stream, theirs: socket.socket) -> None:
+        words = b"x" * (8 << 20)  # more than the sockets hold
+        received: list[bytes] = []
+
+        def read_all() -> None:
+            while data := theirs.recv(1 << 16):
+                received.append(data)
+
+        reader = threading.Thread(target=read_all)
+        reader.start()
+        await stream.end_with(words, reactor.clock() + LONG_S)
+        reader.join(LONG_S)
+        assert not reader.is_alive()
+        assert b"".join(received) == words
+
+    run(main)
+
+
+def test_last_words_end_though_there_are_none() -> None:
+    """The end alone is said too."""
+
+    async def main(reactor: Reactor, stream: Stream, theirs: socket.socket) -> None:
+        await stream.end_with(b"", reactor.clock() + LONG_S)
+        assert theirs.recv(1) == b""
+
+    run(main)
+
+
+def test_writing_at_once_waits_for_nobody() -> None:
+    """What there is room for is written, and how much that was is said; without room it is nothing, not a wait."""
+
+    async def main(_: Reactor, stream: Stream, theirs: socket.socket) -> None:
+        assert stream.write_now(b"abc") == 3
+        assert theirs.recv(16) == b"abc"
+        while stream.write_now(b"x" * (1 << 16)):
+            pass
+        stream.close()
+        with pytest.raises(OSError, match="descriptor"):
+            stream.write_now(b"x")
 
     run(main)

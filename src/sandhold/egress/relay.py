@@ -1,6 +1,7 @@
 """Bytes both ways, uninterpreted: copied while there are few, spliced (splice(2)) once there are many.
 
-1. One burst for each readiness, served after everything else: no connection can keep the others waiting.
+1. One burst for each readiness, served after everything else, and after connections that have carried little: none can
+   keep the others waiting.
 2. Nothing is read that the other side has not room for; what is held is one buffer or one pipe.
 3. The end of one direction is passed on and the other goes on (half-close).
 4. A broken side breaks the other with a reset, never with a regular end that would look like a whole answer.
@@ -41,13 +42,14 @@ class Relay:
     It ends once: with both directions, with a broken side, or by `stop`.
     """
 
-    __slots__ = ("_flow", "_gateway", "_on_end", "down", "is_over", "up")
+    __slots__ = ("_flow", "_gateway", "_on_end", "down", "is_heavy", "is_over", "up")
 
     def __init__(self, gateway: Gateway, flow: Flow, upstream: Stream) -> None:
         self._gateway = gateway
         self._flow = flow
         self._on_end: End | None = None
         self.is_over = False
+        self.is_heavy = False
         self.up = _Side(self, flow.downstream)
         self.down = _Side(self, upstream)
         flow.active_at = gateway.reactor.clock()
@@ -70,10 +72,8 @@ class Relay:
         if self.is_over:
             return
         self.is_over = True
+        self._unwatch()
         for side in (self.up, self.down):
-            if side.mask and side.stream.fileno() >= 0:
-                self._gateway.reactor.serve(side.stream.fileno(), side, side.mask, 0)
-            side.mask = 0
             side.drop(self._gateway)
         if self._on_end is not None:
             self._on_end(self._gateway, self._flow)
@@ -115,7 +115,16 @@ class Relay:
                 self._gateway.reactor.serve(side.stream.fileno(), side, side.mask, mask)
                 side.mask = mask
 
+    def _unwatch(self) -> None:
+        for side in (self.up, self.down):
+            if side.mask and side.stream.fileno() >= 0:
+                self._gateway.reactor.serve(side.stream.fileno(), side, side.mask, 0)
+            side.mask = 0
+
     def _read(self, side: _Side, sink: _Side) -> None:
+        if side.copied >= SPLICE_AFTER_BYTES and not self.is_heavy:
+            self._unwatch()
+            self.is_heavy = True  # from the next `_watch` on
         pipe = self._gateway.pipes.borrow() if side.copied >= SPLICE_AFTER_BYTES else None
         try:
             size = _read_copy(side) if pipe is None else _read_splice(side, pipe)
@@ -190,6 +199,11 @@ class _Side:
         self.inside = 0
         self.is_started = False
         self.is_ended = False
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the connection has carried so much that new ones go before it."""
+        return self.relay.is_heavy
 
     @property
     def is_holding(self) -> bool:

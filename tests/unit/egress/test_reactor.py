@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandhold.egress.bulk import BULK_SLICE_S
-from sandhold.egress.reactor import NEVER, SLICE_S, WRITABLE, Cancelled, Pending, Reactor
+from sandhold.egress.reactor import NEVER, READABLE, SLICE_S, WRITABLE, Cancelled, Pending, Reactor
 from sandhold.egress.threads import THREADS_MAX
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def test_readable_waits_for_bytes(pair: tuple[socket.socket, socket.socket]) -> 
 class _Busy:
     """Something that is always ready, and takes its time when it is served."""
 
-    def __init__(self, order: list[str]) -> None:
+    def __init__(self, order: list[str], *, is_heavy: bool = False) -> None:
         self._order = order
+        self.is_heavy = is_heavy
 
     def ready(self, _events: int) -> None:
         self._order.append("bulk")
@@ -90,6 +91,52 @@ def test_what_needs_no_task_does_not_hold_up_tasks(pair: tuple[socket.socket, so
     runs = "".join("b" if each == "bulk" else "t" for each in order).split("t")
     assert max(map(len, runs)) <= 2
     assert len(order) > 10
+
+
+class _Light:
+    """Something that has one byte to take."""
+
+    is_heavy = False
+
+    def __init__(self, order: list[str], sock: socket.socket) -> None:
+        self._order = order
+        self._sock = sock
+
+    def ready(self, _events: int) -> None:
+        self._sock.recv(1)
+        self._order.append("light")
+
+
+def test_what_is_light_does_not_wait_for_every_heavy_one(pair: tuple[socket.socket, socket.socket]) -> None:
+    """However many downloads have their turn to come, a few bytes of another connection are carried before the next."""
+    ours, theirs = pair
+    reactor = Reactor()
+    order: list[str] = []
+    busy = [socket.socketpair() for _ in range(20)]
+
+    async def main() -> None:
+        for one, _ in busy:
+            reactor.serve(one.fileno(), _Busy(order, is_heavy=True), 0, WRITABLE)
+        reactor.serve(ours.fileno(), _Light(order, ours), 0, READABLE)
+        deadline = reactor.clock() + LONG_S
+        for sent in range(1, 6):
+            order.append("sent")
+            theirs.send(b"x")
+            while order.count("light") < sent and reactor.clock() < deadline:
+                await reactor.sleep(reactor.clock() + 0.001)
+        for sock in (ours, *(one for one, _ in busy)):
+            reactor.forget(sock.fileno())
+
+    try:
+        reactor.run(main())
+    finally:
+        for one, other in busy:
+            one.close()
+            other.close()
+    waits = " ".join(order).split("sent")[1:]
+    assert [wait.partition("light")[1] for wait in waits] == ["light"] * 5
+    assert max(wait.partition("light")[0].count("bulk") for wait in waits) <= 3
+    assert order.count("bulk") >= 5  # and they have their turns as well
 
 
 def test_what_is_forgotten_is_not_served(pair: tuple[socket.socket, socket.socket]) -> None:

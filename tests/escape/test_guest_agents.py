@@ -89,8 +89,8 @@ def test_an_agent_that_says_what_it_likes(lab: Installation, script: str) -> Non
     lab.ok("run", "-d", "lab")
     pids = everything(lab)
     attack = lab("exec", "-i", "-u", "root", "lab", "python3", "-", given=f"{PORT}{script}\ntime.sleep(600)\n")
-    assert attack.status == 125
-    assert "ended by itself" in attack.err
+    if attack.status != 0:  # a guest may say of its own command that it has ended well
+        assert (attack.status, "ended by itself" in attack.err) == (125, True)
     wait_until(lambda: all(map(processes.is_gone, pids)), "everything of the session has ended", ENDED_S)
     last = lab.records("lab")[-1]
     assert (last["kind"], last["reason"]) == ("session-stopped", "cell-died")

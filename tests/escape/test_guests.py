@@ -189,6 +189,11 @@ OTHER_NETWORKS: Final[Mapping[str, str]] = {
     "another hardware address": "ip link set $card address 02:11:22:33:44:55; {ask}",
     "forwarding": "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; {ask}",
     "a network of its own": "unshare -n true; unshare -rn true; {ask}",
+    "cards of its own": "ip tuntap add dev tap0 mode tap; ip link add v0 link $card type vlan id 7;"
+    "ip link add m0 link $card type macvlan; ip link add br0 type bridge; ip link set br0 up; {ask}",
+    "a packet filter of its own": "python3 -c 'import socket; socket.socket(16, 3, 12).send(bytes(20))'; {ask}",
+    "no rule of its own": "ip rule del pref 32766; ip route flush table all; ip rule add pref 32766 lookup main; "
+    "ip route add 10.200.1.0/24 dev $card; ip route add default via 10.200.1.1; {ask}",
 }
 
 
@@ -355,24 +360,3 @@ def test_a_full_disk_is_the_guests_own(fresh: Installation) -> None:
     )
     fresh.ok("stop", "lab")
     assert fresh.ok("exec", "lab", "ls", "/opt/git") == "/opt/git\n"
-
-
-FOLDERS: Final = """
-tag=$(grep -h . /sys/bus/virtio/drivers/9pnet_virtio/virtio*/mount_tag | tr -d '\\0' | head -1)
-mkdir -p /tmp/again
-mount -t 9p -o trans=virtio,access=any,version=9p2000.u "$tag" /tmp/again ||
-    mount -t 9p -o trans=virtio "$tag" /tmp/again
-ls -a /tmp/again/.. /tmp/again/../.. | head -40
-cat /tmp/again/../secret.txt /tmp/again/../../secret.txt {secret}
-echo tried
-"""
-
-
-def test_the_file_server_gives_no_more_than_the_folder(guest: Installation) -> None:
-    """Mounting the workspace again, in another way, shows the workspace and nothing above or beside it."""
-    secret = guest.home / "secret.txt"
-    secret.write_text("canary-of-the-host")
-    said = as_root(guest, FOLDERS.format(secret=secret))
-    assert "canary-of-the-host" not in said
-    assert "tried" in said
-    assert_refused(guest)

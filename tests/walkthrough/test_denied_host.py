@@ -132,7 +132,7 @@ def test_a_denied_host_stays_denied(lab: Installation, attempt: Attempt, isolati
         assert "200" in control.out.split(), control
 
 
-@pytest.mark.namespaces_only("a guest has a filter of its own to flush: `tests/escape/test_guests.py` does that")
+@pytest.mark.namespaces_only("a guest's kernel has no filter to flush: `tests/escape/test_guests.py` looks for one")
 def test_it_stays_denied_after_flushing_the_filter(lab: Installation) -> None:
     """Root inside, with the filter's own tool installed through the product, cannot touch the filter."""
     lab.ok("exec", "-u", "root", "shut", "bash", "-c", "apt-get update -q && apt-get install -q -y nftables")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,6 @@ from tests.installation import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.installation import Installation
     from tests.isolation import Kind
@@ -144,6 +144,50 @@ def test_what_is_made_later_is_reported(sbx: Installation, repository: Path) -> 
     assert "\x1b" not in said
     assert "a\\x1b[31m\\x0ab.mk" in said
     assert "Makefile (new): a build runs it" in said
+
+
+def test_what_the_host_replaces_is_covered_again(sbx: Installation, repository: Path) -> None:
+    """Git on the host rewrites a configuration while a sandbox runs: the new one is read-only inside too."""
+    sbx.ok("run", "-d", "lab")
+    for number in range(3):
+        before = covered(sbx)
+        git(repository, "config", "user.name", f"somebody {number}")
+        if os.geteuid() == 0:
+            os.chown(repository / ".git" / "config", 1000, 1000)
+        wait_until(lambda before=before: covered(sbx) > before, "it is covered again")
+        assert "Read-only file system" in inside(sbx, "echo evil >> .git/config")
+        assert "busy" in inside(sbx, "echo evil > new; LC_ALL=C mv -f new .git/config")
+    assert "evil" not in (repository / ".git" / "config").read_text()
+    assert "somebody 2" in inside(sbx, "git config user.name")
+
+
+def test_hooks_and_repositories_that_the_host_replaces(sbx: Installation, repository: Path) -> None:
+    """Hooks that are replaced on the host are read-only inside, and so is all of a repository that is."""
+    sbx.ok("run", "-d", "lab")
+    for path in (repository / ".git" / "hooks", repository / "vendor" / "lib" / ".git"):
+        before = covered(sbx)
+        subprocess.run(["cp", "-a", path, f"{path}.new"], check=True)
+        path.rename(f"{path}.old")
+        Path(f"{path}.new").rename(path)
+        wait_until(lambda before=before: covered(sbx) > before, "it is covered again")
+    for name in (".git/hooks/pre-commit", "vendor/lib/.git/hooks/pre-commit", "vendor/lib/.git/config"):
+        assert "Read-only file system" in inside(sbx, f"echo evil > {name}")
+
+
+def test_work_in_a_new_repository_goes_on(sbx: Installation, repository: Path) -> None:
+    """A repository that is made inside stays its maker's while the session runs, and is guarded from the next start."""
+    sbx.ok("run", "-d", "lab")
+    git(repository, "config", "user.name", "somebody")
+    wait_until(lambda: covered(sbx), "the other one is covered")
+    said = inside(sbx, "git clone -q . fresh && cd fresh && git remote add other ../vendor/lib && git remote")
+    assert said.split() == ["origin", "other"]
+    sbx.ok("stop", "lab")
+    assert "could not" in inside(sbx, "cd fresh && git remote add third ../vendor/lib")
+
+
+def covered(sbx: Installation) -> int:
+    """How often the session says that it covered something again."""
+    return sbx.ok("logs", "lab").count("read-only again that were replaced")
 
 
 def test_a_session_that_was_killed_reports_all_the_same(sbx: Installation, repository: Path) -> None:

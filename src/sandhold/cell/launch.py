@@ -50,7 +50,8 @@ def main(fds: Sequence[int]) -> None:
     """Run with the channel, the plan, the network namespace and, where it is not the host's, its user namespace.
 
     Messages, one JSON object a packet. In: `{"go": true}` once limits hold this process. Out: `{"process": true}` with
-    a descriptor of process 1, then from process 1 `{"ready": true}`; `{"failed": text}` from either.
+    a descriptor of process 1, then from process 1 `{"mounts": true}` with its mount namespace and `{"ready": true}`;
+    `{"failed": text}` from either.
     """
     channel = socket.socket(fileno=fds[0])
     channel.set_inheritable(False)  # root inside can lower the limit that a command's descriptors are closed up to
@@ -110,6 +111,7 @@ def _become_first_process(
         sys.meta_path.clear()
         unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
         root = build_root(plan, inner, workspace_maps)
+        _show_mounts(channel)
         socket.sethostname(plan.name)
         setns(inner, CLONE_NEWUSER)
         if not plan.is_single:
@@ -128,6 +130,13 @@ def _become_first_process(
         _fail(channel, error)
     finally:
         os._exit(status)
+
+
+def _show_mounts(channel: socket.socket) -> None:
+    """Give the session a way into the mount namespace, which nothing inside can mount in."""
+    mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    socket.send_fds(channel, [b'{"mounts": true}'], [mounts])
+    os.close(mounts)
 
 
 def _tie_to(alive: int) -> None:

@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from sandhold.cell.channel import Channel
@@ -53,15 +54,28 @@ _RESERVED: Final = ("/", "/proc", "/dev", "/sys", "/etc", "/usr", "/run", "/tmp"
 _NO_FOLDER_BELOW: Final = ("/proc/", "/dev/", "/sys/")
 
 
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What a session holds of a cell: descriptors of process 1 and of its mount namespace."""
+
+    process: int
+    mounts: int
+
+    def close(self) -> None:
+        """Let go of both."""
+        os.close(self.process)
+        os.close(self.mounts)
+
+
 class NamespacesCell:
     """A live cell. It is what `spec.Cell` says."""
 
     def __init__(
-        self, network: Network, child: Child, process: int, channel: Channel, group: ControlGroup | None
+        self, network: Network, child: Child, holds: Holds, channel: Channel, group: ControlGroup | None
     ) -> None:
         self._network = network
         self._child = child
-        self._process = process
+        self._holds = holds
         self._channel = channel
         self._group = group
         self._is_killed = False
@@ -92,6 +106,12 @@ class NamespacesCell:
     def owners(self) -> SocketOwners | None:
         """Tells whose a connection is, where that can be told."""
         return self._network.owners
+
+    @property
+    def mounts(self) -> tuple[int, ...]:
+        """Descriptors of its mount namespace and, where that is not the host's, of the user namespace it belongs to."""
+        user = self._network.namespaces.user
+        return (self._holds.mounts,) if user is None else (self._holds.mounts, user)
 
     @property
     def tap(self) -> int | None:
@@ -141,7 +161,7 @@ class NamespacesCell:
             return
         self.end_processes()
         self._is_killed = True
-        os.close(self._process)
+        self._holds.close()
         self._channel.close()
         self._network.close()
         if self._group is not None:
@@ -154,8 +174,8 @@ class NamespacesCell:
             TimeoutError: when the kernel has not ended them within `ENDING_TIMEOUT_S`.
         """
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._process, signal.SIGKILL)
-        _await_end(self._process)
+            signal.pidfd_send_signal(self._holds.process, signal.SIGKILL)
+        _await_end(self._holds.process)
         self._child.kill()  # a launcher that somebody stopped would never see that its child has ended
         self._child.wait(ENDING_TIMEOUT_S)
 
@@ -186,11 +206,11 @@ def open_cell(spec: CellSpec, spawn: Spawn = spawn_module, *, has_tap: bool = Fa
         ours, child = _spawn(spawn, plan, network)
         undo.callback(ours.close)
         undo.callback(_end_child, child)
-        process = _hold(ours, child, group)
-        undo.callback(os.close, process)
+        holds = _hold(ours, child, group)
+        undo.callback(holds.close)
         _await_ready(ours)
         undo.pop_all()
-    cell = NamespacesCell(network, child, process, Channel(ours), group)
+    cell = NamespacesCell(network, child, holds, Channel(ours), group)
     cell.notes = (*identity.notes, *notes, *_limit_notes(spec, group))
     return cell
 
@@ -299,17 +319,26 @@ def _spawn(spawn: Spawn, plan: Plan, network: Network) -> tuple[socket.socket, C
     return ours, child
 
 
-def _hold(link: socket.socket, child: Child, group: ControlGroup | None) -> int:
-    """Put the launcher under its limits, let it go on, and return a descriptor of process 1."""
+def _hold(link: socket.socket, child: Child, group: ControlGroup | None) -> Holds:
+    """Put the launcher under its limits, let it go on, and return descriptors of process 1 and its mount namespace."""
     if group is not None:
         group.add(child.pid)
     link.send(b'{"go": true}')
-    fds = _expect(link, "process")
-    if len(fds) != 1:
-        for fd in fds:
-            os.close(fd)
-        raise OSError("the launcher named no process")
-    return fds[0]
+    process = _expect_one(link, "process")
+    try:
+        return Holds(process, _expect_one(link, "mounts"))
+    except BaseException:
+        os.close(process)
+        raise
+
+
+def _expect_one(link: socket.socket, word: str) -> int:
+    fds = _expect(link, word)
+    if len(fds) == 1:
+        return fds[0]
+    for fd in fds:
+        os.close(fd)
+    raise OSError(f"a sandbox that starts sent {len(fds)} descriptors for `{word}`")
 
 
 def _await_ready(link: socket.socket) -> None:

@@ -192,6 +192,11 @@ class Cell(Protocol):
         """A datagram socket inside, connected to nothing, for asking whether egress answers."""
 
     @property
+    def mounts(self) -> tuple[int, ...]:
+        """Descriptors of the mount namespace in which `guarded` stands over the folders and, where that is not the
+        host's, of the user namespace it belongs to."""
+
+    @property
     def owners(self) -> SocketOwners | None:
         """Tells which user inside a connection is of; None where that cannot be told, as in a machine."""
 

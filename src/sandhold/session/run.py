@@ -42,6 +42,7 @@ from sandhold.session.policies import CLOCK, actor
 from sandhold.session.recovery import ends_of_lost, recover
 from sandhold.session.serving import Serving, serve
 from sandhold.session.workspace import branches
+from sandhold.session.workspace.guarding import Guarding
 from sandhold.session.workspace.protection import changed_since, forget_baseline, protect, write_baseline
 from sandhold.store import sandboxes
 from sandhold.store.audit import Trail
@@ -52,6 +53,7 @@ from sandhold.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sandhold.agents.parsing import Agent
     from sandhold.cell.spec import Cell
     from sandhold.linux.process import Spawn
     from sandhold.model.event import Event
@@ -93,9 +95,7 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         )
         generation = egress.wait_ready()
         ask_egress(cell.asker)
-        problem = furnish(cell, sandbox, agent)
-        if problem is not None:
-            print_log(f"the agent's files could not be placed in the home: {problem}")
+        _furnish(cell, sandbox, agent)
         listener = stack.enter_context(control.Listener(folder))
         serving = Serving(
             sandbox=sandbox,
@@ -106,6 +106,7 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
             listener=listener,
             generation=generation,
             notes=(*cell.notes, *unguarded),
+            guarding=stack.enter_context(Guarding(spec.guarded, cell.mounts, print_log)),
             switched=switches.record,
             count_dropped=lambda: switches.retry() | drops.record(),
         )
@@ -144,6 +145,13 @@ def _open_cell(paths: Paths, sandbox: Sandbox, spec: CellSpec, spawn: Spawn) -> 
     from sandhold.session.machines import open_machine  # noqa: PLC0415  two megabytes that only a machine needs
 
     return open_machine(paths, sandbox, spec, spawn, print_log)
+
+
+def _furnish(cell: Cell, sandbox: Sandbox, agent: Agent) -> None:
+    """Place the agent's files in its home; it can work without them."""
+    problem = furnish(cell, sandbox, agent)
+    if problem is not None:
+        print_log(f"the agent's files could not be placed in the home: {problem}")
 
 
 def _check_folders(sandbox: Sandbox) -> None:

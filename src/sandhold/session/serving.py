@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandhold.model.rule import Generation
     from sandhold.model.sandbox import Sandbox
     from sandhold.session.children.egress_process import EgressProcess
+    from sandhold.session.workspace.guarding import Guarding
 
 FIRST_ATTACH_S: Final = 30.0  # whoever starts a session attaches to it at once; a starter that was killed never does
 HANG_UP_GRACE_S: Final = 3.0  # between SIGHUP and SIGKILL for a command whose user went away
@@ -62,6 +63,7 @@ class Serving:
     listener: control.Listener
     generation: Generation
     notes: tuple[str, ...]
+    guarding: Guarding
     switched: Callable[[Generation, Generation, int], None]
     count_dropped: Callable[[], bool]
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
@@ -83,12 +85,13 @@ def serve(serving: Serving, wake: int) -> None:
     selector.register(serving.listener, selectors.EVENT_READ, _accept)
     selector.register(serving.cell, selectors.EVENT_READ, _cell_news)
     selector.register(serving.egress, selectors.EVENT_READ, _egress_news)
+    selector.register(serving.guarding, selectors.EVENT_READ, lambda _: None)  # `act`, in each turn
     selector.register(wake, selectors.EVENT_READ, _asked_to_stop)
     first_attach_by = time.monotonic() + FIRST_ATTACH_S
     count_every_s = COUNT_DROPPED_FIRST_S
     next_count = time.monotonic() + count_every_s
     while serving.ended is None:
-        wait_s = min([next_count, *serving.kill_at.values()]) - time.monotonic()
+        wait_s = min([next_count, *serving.kill_at.values(), *serving.guarding.due()]) - time.monotonic()
         for key, _ in selector.select(max(0.0, wait_s)):
             if isinstance(key.data, Attachment):
                 _request(serving, key.data)
@@ -98,6 +101,7 @@ def serve(serving: Serving, wake: int) -> None:
                 key.data(serving)
         now = time.monotonic()
         _kill_overdue(serving, now)
+        serving.guarding.act()
         if now >= next_count:
             has_new = serving.count_dropped()
             count_every_s = COUNT_DROPPED_FIRST_S if has_new else min(count_every_s * 2, COUNT_DROPPED_MAX_S)

@@ -97,6 +97,11 @@ class MicrovmCell:
         return self._outer.asker
 
     @property
+    def mounts(self) -> tuple[int, ...]:
+        """Descriptors of the mount namespace that the machine's folders are served from, and of who owns it."""
+        return self._outer.mounts
+
+    @property
     def owners(self) -> None:
         """Tells nothing: a machine's users are its own kernel's."""
         return

@@ -1,0 +1,158 @@
+"""Keeps covered what a session guards in its folders, when something on the host puts another file in its place.
+
+Rules:
+
+1. Something that appears beside a guard makes us look whether it is still the same file: at most once in
+   `LOOK_PAUSE_S`, however often it happens, because the agent can do that on purpose.
+2. A guard that is another file than before is covered again at once, by a process of its own (`guards_program`), one at
+   a time, which has `WORK_S_MAX`.
+3. Only what was guarded when the session started is. What a program inside makes is not taken from it while it works: a
+   `git clone` writes its configuration twice, and whoever makes a repository could put hooks into it before.
+
+Between the moment that a file is replaced and the moment that it is covered, the agent can write it. What it wrote is
+reported when the session ends (`protection.py`, rule 4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import time
+from typing import TYPE_CHECKING, Final, Self
+
+from sandhold.linux.inotify import Appearances
+from sandhold.linux.process import spawn_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandhold.linux.process import Child
+    from sandhold.model.sandbox import Mount
+
+LOOK_PAUSE_S: Final = 0.2  # a look is a system call or two for each guard: a fraction of a millisecond
+WORK_PAUSE_S: Final = 1.0  # between two of those
+WORK_S_MAX: Final = 30.0  # takes a tenth of a second, most of it an interpreter's start
+ENDING_S_MAX: Final = 5.0
+MESSAGE_BYTES_MAX: Final = 4096
+GUARDS_PROGRAM: Final = "sandhold.session.workspace.guards_program"
+
+
+class Guarding:
+    """Watches on the folders that guards are in, and the process that covers, while there is one."""
+
+    def __init__(self, guarded: Sequence[Mount], namespaces: Sequence[int], log: Callable[[str], None]) -> None:
+        """Begin to watch. `guarded` stands there at the start, `namespaces` are the cell's `mounts`.
+
+        Raises:
+            OSError: when this user has too many watches of this kind.
+        """
+        self._guards = [(str(guard.path), guard.is_read_only, guard.is_file) for guard in guarded]
+        self._folders = {os.path.dirname(path) for path, _, _ in self._guards}  # noqa: PTH120  rule 1: cheap
+        self._namespaces = tuple(namespaces)
+        self._log = log
+        self._work: tuple[Child, socket.socket, float] | None = None
+        self._looked_at = 0.0
+        self._due_at: float | None = None
+        self._ready = select.epoll()
+        self._appearances = Appearances.open()
+        self._ready.register(self._appearances.fileno(), select.EPOLLIN)
+        self._watch()
+        self._seen = self._look()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_work()
+        self._appearances.close()
+        self._ready.close()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `act` has something to do."""
+        return self._ready.fileno()
+
+    def due(self) -> tuple[float, ...]:
+        """Return the moments, of the monotonic clock, at which `act` is to be called though nothing is readable."""
+        if self._work is not None:
+            return (self._work[2],)
+        return () if self._due_at is None else (self._due_at,)
+
+    def act(self) -> None:
+        """Have covered again what has to be, by the rules above; never waits."""
+        now = time.monotonic()
+        if self._work is not None:
+            self._hear(now)
+        if self._appearances.told() and self._due_at is None:
+            self._due_at = max(now, self._looked_at + LOOK_PAUSE_S)
+        if self._work is not None or self._due_at is None or now < self._due_at:
+            return
+        self._due_at, self._looked_at = None, now
+        self._watch()  # before the look: what comes after it is told
+        seen, before = self._look(), self._seen
+        self._seen = before | seen
+        if any(before.get(path) != place for path, place in seen.items()):
+            self._begin(now)
+
+    def _watch(self) -> None:
+        for folder in self._folders:
+            with contextlib.suppress(OSError):  # it is gone, or this user has too many: the end of the session reports
+                self._appearances.watch(folder)
+
+    def _look(self) -> dict[str, tuple[int, ...]]:
+        """Return which file each guard is. The number of one that is gone may be another's soon: what nobody inside can
+        change is also told by when it was changed."""
+        found: dict[str, tuple[int, ...]] = {}
+        for path, is_read_only, _ in self._guards:
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                found[path] = (status.st_dev, status.st_ino, status.st_ctime_ns if is_read_only else 0)
+        return found
+
+    def _begin(self, now: float) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                child = spawn_module(GUARDS_PROGRAM, [theirs.fileno(), *self._namespaces])
+        except OSError as error:
+            ours.close()
+            self._log(f"what was replaced in the workspace is not read-only inside: {error}")
+            return
+        self._work = (child, ours, now + WORK_S_MAX)
+        self._ready.register(ours.fileno(), select.EPOLLIN)
+        with contextlib.suppress(OSError):  # it has ended: that is heard
+            ours.settimeout(WORK_S_MAX)
+            ours.sendall(json.dumps({"guards": self._guards}).encode())
+            ours.shutdown(socket.SHUT_WR)
+
+    def _hear(self, now: float) -> None:
+        """Take what the process says, or end it when its time is over."""
+        assert self._work is not None
+        _, link, until = self._work
+        said: dict[str, object] = {"failed": "it took too long"}
+        try:
+            packet = link.recv(MESSAGE_BYTES_MAX, socket.MSG_DONTWAIT)
+            said = json.loads(packet) if packet else {"failed": "the process for it ended"}
+        except BlockingIOError:
+            if now < until:
+                return
+        except (OSError, ValueError) as error:
+            said = {"failed": str(error)}
+        self._end_work()
+        self._due_at = now + WORK_PAUSE_S  # what happened meanwhile
+        if "failed" in said:
+            self._log(f"what was replaced in the workspace is not read-only inside: {said['failed']}")
+        elif said.get("covered"):
+            self._log(f"made {said['covered']} files and folders of the workspace read-only again that were replaced")
+
+    def _end_work(self) -> None:
+        if self._work is None:
+            return
+        child, link, _ = self._work
+        self._work = None
+        self._ready.unregister(link.fileno())
+        link.close()
+        child.kill()
+        child.wait(ENDING_S_MAX)

@@ -1,0 +1,122 @@
+"""Whether something has to be covered again, and that looking costs no more than it may."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandhold.model.sandbox import Mount
+from sandhold.session.workspace.guarding import LOOK_PAUSE_S, Guarding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Make a file that is guarded, in a folder of its own."""
+    folder = tmp_path / ".git"
+    folder.mkdir()
+    (folder / "config").write_text("old")
+    return folder / "config"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """Collect what is logged."""
+    return []
+
+
+@pytest.fixture
+def guarding(config: Path, said: list[str]) -> Iterator[Guarding]:
+    """Guard it, in a mount namespace that nobody can enter: its descriptor is another kind of file."""
+    guards = (
+        Mount(PurePosixPath(config.parent), is_read_only=False),
+        Mount(PurePosixPath(config), is_read_only=True, is_file=True),
+    )
+    with config.open() as no_namespace, Guarding(guards, (no_namespace.fileno(),), said.append) as made:
+        yield made
+
+
+def serve(guarding: Guarding, seconds: float, said: list[str]) -> None:
+    """Serve it until it says something, at most so long."""
+    until = time.monotonic() + seconds
+    while (now := time.monotonic()) < until and not said:
+        moments = [moment for moment in guarding.due() if moment < until]
+        select.select([guarding], [], [], max(0.0, min([until, *moments]) - now))
+        guarding.act()
+
+
+def replace(file: Path) -> None:
+    """Put a new file in its place, as git does."""
+    new = file.with_name("config.lock")
+    new.write_text("new")
+    new.rename(file)
+
+
+def test_nothing_happens(guarding: Guarding, said: list[str]) -> None:
+    """Without an event there is nothing to wait for and nothing to do."""
+    guarding.act()
+    assert (guarding.due(), said) == ((), [])
+
+
+def test_what_is_beside_it_is_nothing(guarding: Guarding, config: Path, said: list[str]) -> None:
+    """Files that come and go beside a guard make us look, and do nothing else."""
+    for number in range(50):
+        (config.parent / f"object-{number}").touch()
+        guarding.act()
+    serve(guarding, LOOK_PAUSE_S * 3, said)
+    assert (guarding.due(), said) == ((), [])
+
+
+def test_a_flood_costs_one_look_at_a_time(guarding: Guarding, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much appears, we look once in `LOOK_PAUSE_S`, and are not woken in between."""
+    looks: list[str] = []
+    look = os.lstat
+
+    def counted(path: str) -> os.stat_result:
+        looks.append(path)
+        return look(path)
+
+    monkeypatch.setattr(os, "lstat", counted)
+    began = time.monotonic()
+    for number in range(2000):
+        (config.parent / f"object-{number}").touch()
+        guarding.act()
+    assert len(looks) <= 2 * (2 + (time.monotonic() - began) / LOOK_PAUSE_S)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_in_its_place_is_noticed(guarding: Guarding, config: Path, said: list[str], times: int) -> None:
+    """A guard that was replaced is worked on; where that fails, it is said, and what runs goes on."""
+    for _ in range(times):
+        replace(config)
+    serve(guarding, PATIENCE_S, said)
+    assert len(said) == 1
+    assert "is not read-only inside: [Errno 22] setns" in said[0]
+
+
+def test_one_that_comes_back(guarding: Guarding, config: Path, said: list[str]) -> None:
+    """A guard that is gone is no work; when it is there again, it is."""
+    config.unlink()
+    (config.parent / "other").touch()
+    serve(guarding, LOOK_PAUSE_S * 2, said)
+    assert said == []
+    replace(config)
+    serve(guarding, PATIENCE_S, said)
+    assert len(said) == 1
+
+
+def test_it_ends_in_the_middle_of_work(guarding: Guarding, config: Path) -> None:
+    """Leaving ends the process that works, and waits for it."""
+    replace(config)
+    guarding.act()
+    assert guarding.due()

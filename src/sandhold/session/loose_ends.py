@@ -5,8 +5,10 @@ nobody accepted. What cannot be recorded now is tried again; nothing of it is lo
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Final
 
+from sandhold.egress.token_bucket import TokenBucket
 from sandhold.linux.netns import original_destination
 from sandhold.model.decision import Decision, Reason
 from sandhold.model.event import Connection, Dropped, GenerationSwitched, Via
@@ -26,27 +28,49 @@ if TYPE_CHECKING:
 UNACCEPTED_MAX: Final = (
     4096  # with a record each; more than a listener's queue holds (listen(2), `somaxconn`) are counted
 )
+DROPS_BURST: Final = 4096  # with a record each: as many destinations as a cell tells apart
+DROPS_RATE: Final = 0.5  # a second from then on: a dozen megabytes a day
+SEVERAL: Final = "several"  # in the place of a protocol
 
 
 class DropCounter:
-    """Puts on record what the cell dropped since the last time."""
+    """Puts on record what the cell dropped since the last time.
 
-    def __init__(self, cell: Cell, trail: Trail, log: Callable[[str], None]) -> None:
+    Each destination has a record of its own while a bucket has tokens; what comes beyond that is one record for all of
+    it, so that whoever sends without end, to ever the same thousands of places, does not fill the disk.
+    """
+
+    def __init__(
+        self, cell: Cell, trail: Trail, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._cell = cell
         self._trail = trail
         self._log = log
         self._seen: dict[tuple[str, object, int | None], int] = {}
+        self._bucket = TokenBucket(DROPS_RATE, DROPS_BURST, clock)
 
     def record(self) -> bool:
         """Count and record; whether there was anything new. What cannot be recorded now is counted again."""
         try:
             fresh = [(count, new) for count in self._cell.dropped() if (new := self._new(count)) > 0]
-            self._trail.append([_dropped(count, new) for count, new in fresh])
+            self._trail.append(self._events(fresh))
         except OSError as error:
             self._log(f"dropped packets could not be recorded: {error}")
             return True
         self._seen.update({(count.protocol, count.address, count.port): count.packets for count, _ in fresh})
         return bool(fresh)
+
+    def _events(self, fresh: Sequence[tuple[DroppedCount, int]]) -> list[Event]:
+        events: list[Event] = []
+        more = 0
+        for count, new in fresh:
+            if self._bucket.take():
+                events.append(Dropped(new_event_id(CLOCK.now()), count.protocol, count.address, count.port, new))
+            else:
+                more += new
+        if more:
+            events.append(Dropped(new_event_id(CLOCK.now()), SEVERAL, None, None, more))
+        return events
 
     def _new(self, count: DroppedCount) -> int:
         return count.packets - self._seen.get((count.protocol, count.address, count.port), 0)
@@ -126,7 +150,3 @@ def _denied(sock: socket.socket, decision: Decision) -> Connection:
     with contextlib.suppress(OSError):
         original = original_destination(sock)
     return Connection(new_event_id(CLOCK.now()), Via.TRANSPARENT, None, (), original, decision)
-
-
-def _dropped(count: DroppedCount, packets: int) -> Event:
-    return Dropped(new_event_id(CLOCK.now()), count.protocol, count.address, count.port, packets)

@@ -86,6 +86,29 @@ def test_drops_are_counted_once() -> None:
     assert [each.packets for each in page.events if isinstance(each, Dropped)] == [3, 4]
 
 
+def test_drops_without_end_do_not_fill_the_trail() -> None:
+    """Whoever sends to thousands of places again and again gets a record for each once, then one for all of it; the sum
+    is exact."""
+    page, rounds, places = Page(), 200, 4096
+    now = 0.0
+
+    class Flooded:
+        packets = 0
+
+        def dropped(self) -> tuple[DroppedCount, ...]:
+            return tuple(DroppedCount("udp", None, port, self.packets) for port in range(places))
+
+    cell = Flooded()
+    drops = DropCounter(cast("Cell", cell), cast("Trail", page), lambda _: None, lambda: now)
+    for number in range(1, rounds + 1):
+        cell.packets, now = 10 * number, 5.0 * number
+        assert drops.record() is True
+    found = [each for each in page.events if isinstance(each, Dropped)]
+    assert sum(each.packets for each in found) == 10 * rounds * places
+    assert len([each for each in found if each.protocol == "udp"]) <= places + 5 * rounds * loose_ends.DROPS_RATE
+    assert len([each for each in found if each.protocol == loose_ends.SEVERAL]) == rounds - 1
+
+
 def test_everybody_who_waits_is_denied(listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that nobody accepted are denied with a record each, beyond the limit with one count for all; also
     those whose client is gone by then, and after the cell closed its own sockets."""

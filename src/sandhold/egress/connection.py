@@ -95,7 +95,7 @@ def _close(gateway: Gateway, flow: Flow) -> None:
         flow.upstream.close()
     gateway.flows.remove(flow)
     if not flow.is_recorded:  # it ended before there was a decision on it
-        flow.off_record.append(connection_event(flow, flow.named, _decide_named(gateway, flow)))
+        flow.off_record += (connection_event(flow, flow.named, _decide_named(gateway, flow)),)
     note_end(gateway, flow)
 
 
@@ -152,7 +152,8 @@ def _judge_tls(
     """Judge a ClientHello by rules 1 and 2."""
     server_name = opening.hello.server_name
     if server_name is not None:
-        claims = (*flow.named, Destination(server_name, named.port, Source.SNI))
+        host = named.host if server_name == named.host else server_name  # one object: most tunnels claim one name twice
+        claims = (*flow.named, Destination(host, named.port, Source.SNI))
         return claims, decide_claims(gateway.index, claims, gateway.now())
     decision = decide_claims(gateway.index, flow.named, gateway.now())
     if decision.is_allowed and isinstance(named.host, DomainName | HostService):

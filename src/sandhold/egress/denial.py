@@ -91,7 +91,7 @@ async def record_events(
     except RecordUnavailableError:
         flow.claims = ()
         decision = because(gateway, Reason.RECORD_UNAVAILABLE)
-        flow.off_record += [replace(event, decision=decision) for event in events]
+        flow.off_record += tuple(replace(event, decision=decision) for event in events)
     else:
         flow.is_durable = True
     return decision
@@ -100,7 +100,7 @@ async def record_events(
 def note_request_end(gateway: Gateway, flow: Flow, closed: Closed) -> None:
     """Note the end of a request: behind its record, wherever that is."""
     if flow.off_record:
-        flow.off_record.append(closed)
+        flow.off_record += (closed,)
     else:
         gateway.note(closed)
 
@@ -113,7 +113,7 @@ def note_end(gateway: Gateway, flow: Flow) -> None:
     """
     closed = flow.closed(gateway.reactor.clock())
     if not flow.is_durable:
-        flow.off_record.append(closed)
+        flow.off_record += (closed,)
     if flow.off_record:
         gateway.note_denial(*flow.off_record)
     if flow.is_durable:

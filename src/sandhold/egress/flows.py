@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sandhold.egress.upstream import vet
@@ -48,13 +48,13 @@ class Flow:
     addresses: tuple[IPv4Address | IPv6Address, ...] = ()
     is_recorded: bool = False
     is_durable: bool = False
-    off_record: list[Event] = field(default_factory=list)
+    off_record: tuple[Event, ...] = ()
     status: int | None = None
     bytes_up: int = 0
     bytes_down: int = 0
     why: Why | None = None
     detail: str | None = None
-    active_at: float = field(default=0.0)
+    active_at: float = 0.0
     relay: Relay | None = None
     counted_as: EventId | None = None
     user: int | None = None

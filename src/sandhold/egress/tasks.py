@@ -50,8 +50,12 @@ class Task:
             await self._joiner.wait(deadline)
 
     def finish(self) -> None:
-        """Mark the task as ended and wake who waits for that; called by the reactor."""
+        """Mark the task as ended and wake who waits for that; called by the reactor.
+
+        The coroutine is let go: a relay keeps its connection's task, and does without its frame.
+        """
         self.is_done = True
+        del self.coroutine
         if self._joiner is not None:
             self._joiner.resolve(None)
 

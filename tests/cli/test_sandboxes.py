@@ -58,6 +58,7 @@ def test_create_and_delete(sbx: Installation, project: Path) -> None:
     assert header == ["SANDBOX", "AGENT", "STATUS", "ISOLATION", "POLICY", "PORTS", "WORKSPACE"]
     assert row == ["shell-project", "shell", "stopped", "namespaces", "1", "-", str(project)]
     facts = json.loads(sbx.ok("inspect", "shell-project"))
+    assert json.loads(sbx.ok("inspect", "--json", "shell-project")) == facts
     assert facts["mounts"] == [str(project)]
     sbx.ok("rm", "shell-project")
     assert sbx.ok("ls", "-q") == ""

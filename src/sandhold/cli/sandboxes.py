@@ -144,7 +144,8 @@ def prune(context: click.Context, force: bool) -> int:  # noqa: FBT001 - click p
 
 @click.command()
 @click.argument("name")
-def inspect(name: str) -> int:
+@click.option("--json", "_as_json", is_flag=True, help="Print JSON, as it does without.")
+def inspect(name: str, *, _as_json: bool) -> int:
     """Show all facts of one sandbox as JSON."""
     from sandhold.session import isolation, starting  # noqa: PLC0415 - `ls` lives in this module and stays quick
 

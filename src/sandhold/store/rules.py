@@ -153,6 +153,7 @@ def remove_by_resource(database: Database, editor: Editor, resource: str, sandbo
         rows = [row for row in _local_rows(database) if row[3] == sandbox]
         found = [row for row in rows if _same_resource(row, resource)]
         if not found:
+            _refuse_default_group(resource)
             _refuse_default_resource(resource)
             scope = "for every sandbox" if sandbox is None else f"for `{sandbox}`"
             raise _unknown(f"no local rule {scope} has the resource `{resource}`", resource, [row[2] for row in rows])

@@ -211,7 +211,9 @@ def test_default_groups_cannot_be_removed(database: Database) -> None:
         rules.remove_rule(database, editor(), preset.name)
     with pytest.raises(SbxError, match="default group") as by_resource:
         rules.remove_by_resource(database, editor(), str(preset.pattern))
-    for caught in (by_name, by_resource):
+    with pytest.raises(SbxError, match="default group") as by_name_as_resource:
+        rules.remove_by_resource(database, editor(), preset.name)
+    for caught in (by_name, by_resource, by_name_as_resource):
         assert "sbx policy deny network" in str(caught.value.hint)
     assert load_policy(database).generation == 1
 

@@ -75,7 +75,12 @@ class Paths:
 
     def sandbox(self, name: str) -> Path:
         """The folder of one sandbox: its writable layer, its session's lock, socket and log."""
-        return self.state / "sandboxes" / name
+        return self.sandboxes / name
+
+    @property
+    def sandboxes(self) -> Path:
+        """The folder of all of those."""
+        return self.state / "sandboxes"
 
     @property
     def templates(self) -> Path:

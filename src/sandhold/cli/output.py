@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import unicodedata
 from typing import TYPE_CHECKING, Final
@@ -67,8 +66,7 @@ def fail(message: str, hint_text: str | None) -> None:
 def progress(text: str) -> None:
     """Show a passing line of talk: overwritten by the next on a terminal, a line of its own elsewhere."""
     if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        sys.stderr.write(f"\r\x1b[K{safe(text)[: width - 1]}")
+        sys.stderr.write(f"\r\x1b[K{safe(text)[: _columns() - 1]}")
         sys.stderr.flush()
     else:
         say(safe(text))
@@ -93,7 +91,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def width() -> int | None:
     """Return the columns of the terminal that data goes to, None when it goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return _columns() if sys.stdout.isatty() else None
+
+
+def _columns() -> int:
+    import shutil  # noqa: PLC0415  with all it knows of archives, for a terminal only
+
+    return shutil.get_terminal_size().columns
 
 
 def shortened_start(text: str, columns: int) -> str:

@@ -21,6 +21,8 @@ def text_of(environment: tuple[tuple[str, str], ...], host_variables: tuple[str,
 
 def read(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Return the variables with their values and the names of the host's, as `text_of` wrote them."""
+    if text == "[]":
+        return (), ()  # as most have it
     variables = json.loads(text)
     valued = tuple((name, value) for name, value in variables if value is not None)
     return valued, tuple(name for name, value in variables if value is None)

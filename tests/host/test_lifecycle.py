@@ -407,6 +407,16 @@ def test_process_1_keeps_its_memory_to_itself(lab: Installation) -> None:
     assert lab.ok("exec", "-u", "root", "lab", "sh", "-c", "tr -d '\\0' </proc/1/cmdline") == "sbx"
 
 
+def test_helpers_that_are_done_are_gone(lab: Installation) -> None:
+    """What only a start needs leaves no process behind, not even one that waits to be looked after."""
+    lab.ok("run", "-d", "lab")
+    states = [
+        Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
+        for pid in descendants(session_pid(lab))
+    ]
+    assert "Z" not in states
+
+
 PARTS = {"the launcher": "sandhold.cell.launch", "egress": "sandhold.session.children.egress_program", "process 1": ""}
 
 

@@ -7,14 +7,13 @@ shipped one of the same name. `agents/parsing.py` has the keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from sandhold.agents.parsing import AGENT_NAME, parse_agent
 from sandhold.errors import SbxError
+from sandhold.paths import SHIPPED
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
     from pathlib import Path
 
     from sandhold.agents.parsing import Agent
@@ -30,7 +29,7 @@ class _Source:
     """Where an agent is written down: how its file is called in messages, and the file."""
 
     shown: str
-    file: Traversable | Path
+    file: Path
 
 
 def agent_names(user_folder: Path) -> tuple[str, ...]:
@@ -62,14 +61,14 @@ def load_agent(name: str, user_folder: Path) -> Agent:
 
 
 def _sources(user_folder: Path) -> dict[str, _Source]:
-    shipped = resources.files("sandhold.agents").iterdir()
+    shipped = (SHIPPED / "agents").iterdir()
     found = {_name(file): _Source(f"agents/{file.name}", file) for file in shipped if _name(file)}
     if user_folder.is_dir():
         found |= {_name(file): _Source(str(file), file) for file in user_folder.iterdir() if _name(file)}
     return found
 
 
-def _name(file: Traversable | Path) -> str:
+def _name(file: Path) -> str:
     """Return the agent's name that a file stands for, nothing when it stands for none."""
     name = file.name.removesuffix(_SUFFIX)
     return name if file.name != name and AGENT_NAME.fullmatch(name) else ""

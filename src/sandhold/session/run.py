@@ -112,6 +112,7 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         )
         forget_word(folder)
         _record_start(folder, trail, presence.Marker(session, os.getpid(), generation, time.time()), sandbox)
+        authority.end()
         gc.collect()
         trim_heap()
         say_ready()

@@ -14,15 +14,14 @@ Rules (product contract, section 3; threats M07 to M10, M16):
 
 from __future__ import annotations
 
-import difflib
 import uuid
 from dataclasses import dataclass
-from importlib import resources as package_files
 from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.event import PolicyChanged
 from sandhold.model.rule import Effect, Generation, Policy, Posture, RuleId
+from sandhold.paths import SHIPPED
 from sandhold.policy.presets import parse_presets
 from sandhold.policy.stored_rules import StoredRuleError, StoredRules
 from sandhold.policy.syntax import RuleSyntaxError, parse_resource
@@ -84,7 +83,7 @@ def preset_rules() -> tuple[Rule, ...]:
         PolicyUnreadableError: when the file is missing or does not parse.
     """
     try:
-        return parse_presets(package_files.files("sandhold.policy").joinpath("presets.toml").read_text("utf-8"))
+        return parse_presets((SHIPPED / "policy" / "presets.toml").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise PolicyUnreadableError(f"the default groups cannot be read: {error}") from error
 
@@ -273,6 +272,8 @@ def _refuse_default_resource(resource: str) -> None:
 
 
 def _unknown(message: str, wanted: str, known: Sequence[str]) -> SbxError:
+    import difflib  # noqa: PLC0415  only where a rule is mistyped
+
     closest = difflib.get_close_matches(wanted, known, n=3)
     meant = "did you mean " + " or ".join(f"`{each}`" for each in closest) if closest else "see `sbx policy ls`"
     return SbxError(message, hint=meant)

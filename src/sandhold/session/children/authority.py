@@ -55,6 +55,11 @@ class AuthorityCheck:
         self._child.kill()
         self._child.wait(LOADING_TIMEOUT_S)
 
+    def end(self) -> None:
+        """Wait for the process, which has ended when it has said the certificate."""
+        self._link.close()
+        self._child.wait(LOADING_TIMEOUT_S)
+
     def certificate(self) -> bytes:
         """Return the authority's certificate as PEM.
 

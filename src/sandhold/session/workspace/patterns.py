@@ -11,10 +11,10 @@ import re
 import tomllib
 from dataclasses import dataclass
 from fnmatch import translate
-from importlib import resources as package_files
 from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import EXIT_USAGE, SbxError
+from sandhold.paths import SHIPPED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,7 +130,7 @@ def parse_pattern(text: str) -> Pattern:
 @functools.cache
 def auto_run() -> AutoRun:
     """Read the files that run by themselves, from the data that is part of this package."""
-    data = tomllib.loads(package_files.files("sandhold.session.workspace").joinpath("auto_run.toml").read_text("utf-8"))
+    data = tomllib.loads((SHIPPED / "session" / "workspace" / "auto_run.toml").read_text("utf-8"))
     anywhere: dict[str, str] = {}
     globs: list[Rule] = []
     globs_text: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from sandhold.cell.spec import CellSpec
 from sandhold.linux.process import spawn_module
 from sandhold.model.sandbox import Limits
 from sandhold.session.machines import Kind, kind_of, open_quickly
+from tests.installation import wait_until
 from tests.isolation import microvm_lacks
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(microvm_lacks() != "", reason=microvm_lacks() or "nothing is missing")
 
+FILLED_BYTES = 200 << 20
+GIVEN_BACK_S = 120.0
 CLOCK_S_MAX = 5.0  # what an emulated command on a busy host may be late
 SELF = """
 head -c 16 /dev/urandom | od -An -tx1 | tr -d ' '
@@ -54,19 +58,29 @@ def kind(sbx: Installation, spec: CellSpec, tmp_path: Path) -> Kind:
     return kind_of(tmp_path / "vm", boot, shape_of(spec, Acceleration.TCG))
 
 
-def is_restored(sbx: Installation, name: str) -> bool:
-    """Whether the machine of a running sandbox did not boot."""
+def machine_of(sbx: Installation, name: str) -> Path:
+    """Return the process, below `/proc`, that is the machine of a running sandbox."""
     marker = json.loads((sbx.state / "sandboxes" / name / "session.json").read_text())
     left, machines = [int(marker["pid"])], []
     while left:
         process = Path("/proc", str(left.pop()))
-        words = (process / "cmdline").read_bytes().split(b"\0")
-        if words[0].endswith(b"qemu-system-x86_64"):
-            machines.append(words)
+        if (process / "cmdline").read_bytes().partition(b"\0")[0].endswith(b"qemu-system-x86_64"):
+            machines.append(process)
         for task in (process / "task").iterdir():
             left += map(int, (task / "children").read_text().split())
     assert len(machines) == 1
-    return b"-incoming" in machines[0]
+    return machines[0]
+
+
+def is_restored(sbx: Installation, name: str) -> bool:
+    """Whether the machine of a running sandbox did not boot."""
+    return b"-incoming" in (machine_of(sbx, name) / "cmdline").read_bytes().split(b"\0")
+
+
+def resident_bytes(sbx: Installation, name: str) -> int:
+    """Return how much memory the machine of a running sandbox holds."""
+    lines = (machine_of(sbx, name) / "status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:"))
 
 
 def test_two_machines_from_one_snapshot_are_two(sbx: Installation, project: Path) -> None:
@@ -87,6 +101,23 @@ def test_two_machines_from_one_snapshot_are_two(sbx: Installation, project: Path
     sbx.ok("stop", "one")
     assert sbx.ok("exec", "one", "cat", "/opt/kept", "hello.txt") == "kept\nhello from the host\n"
     assert not (sbx.data / "sandhold" / "vm" / snapshots.FOLDER / ".making").exists()
+
+
+def test_a_machine_gives_back_what_its_programs_used(sbx: Installation, project: Path) -> None:
+    """Memory that a program filled is the host's again when the program has ended, without anything being stopped."""
+    words = ("create", "--isolation", "microvm", "--memory", "512m", "--cpus", "1", "--name", "lab", "shell", ".")
+    sbx.ok(*words, folder=project)
+    sbx.ok("run", "-d", "lab")
+    before = resident_bytes(sbx, "lab")
+    script = f"x = bytearray(b'x') * {FILLED_BYTES}; print(len(x), flush=True); input()"
+    with subprocess.Popen(
+        sbx.argv("exec", "-i", "lab", "python3", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == f"{FILLED_BYTES}\n"
+        assert resident_bytes(sbx, "lab") > before + FILLED_BYTES * 3 // 4
+        program.communicate("\n", timeout=GIVEN_BACK_S)
+    wait_until(lambda: resident_bytes(sbx, "lab") < before + FILLED_BYTES // 4, "the host has it back", GIVEN_BACK_S)
 
 
 def _cut(folder: Path) -> None:

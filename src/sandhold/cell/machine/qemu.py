@@ -153,7 +153,7 @@ def kernel_words(acceleration: Acceleration, clock_khz: int) -> str:
     """
     words = "console=ttyS0 quiet panic=-1 reboot=t 8250.nr_uarts=1 i8042.noprobe audit=0 apparmor=0 cryptomgr.notests"
     if acceleration is Acceleration.TCG:
-        words += f" tsc_early_khz={clock_khz} mitigations=off nokaslr no_timer_check random.trust_cpu=on"
+        words += f" tsc_early_khz={clock_khz} mitigations=off nokaslr no_timer_check tsc=reliable random.trust_cpu=on"
     return words
 
 

@@ -5,8 +5,8 @@
 3. A task starts running inside `spawn`: what it was given is its own from then on, closed by its own `finally`.
 4. A preferred descriptor, and what threads post, is served every `SLICE_S`, however busy a sandbox keeps the others.
 5. Spurious wake-ups are allowed: whoever waits for readiness tries its system call again.
-6. What is served without a task comes after everything else, for `BULK_SLICE_S` at a time: a new connection takes a
-   dozen turns of the loop, and must not wait for every open one in each of them.
+6. What is served without a task comes after everything else, for `BULK_SLICE_S` at a time, and what has much to do
+   after that: a new connection takes half a dozen turns of the loop, and must not wait for every open one in each.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import sys
 import threading
 import time
 import traceback
-import types
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sandhold.egress.bulk import READABLE, WRITABLE, Bulk
-from sandhold.egress.tasks import NEVER, Cancelled, Pending, Task
+from sandhold.egress.bulk import BULK_SLICE_S, READABLE, WRITABLE, Bulk
+from sandhold.egress.slot import Slot
+from sandhold.egress.tasks import NEVER, Cancelled, Pending, Task, pause
 from sandhold.egress.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine
 
     from sandhold.egress.bulk import Served
 
@@ -47,18 +47,6 @@ _WRITE: Final = WRITABLE
 _BROKEN: Final = select.EPOLLHUP | select.EPOLLERR
 
 
-class _Slot:
-    """What one registered descriptor is waited for."""
-
-    __slots__ = ("born", "mask", "reader", "writer")
-
-    def __init__(self, born: int) -> None:
-        self.born = born
-        self.mask = 0
-        self.reader: Task | None = None
-        self.writer: Task | None = None
-
-
 class Reactor:
     """The event loop of one thread."""
 
@@ -69,7 +57,8 @@ class Reactor:
         self._preferred: set[int] = set()
         self._left: deque[tuple[int, int]] = deque()
         self._polled_in = 0
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, Slot] = {}
+        self._due: deque[Slot] = deque()
         self._bulk = Bulk()
         self._epoll.register(self._bulk, _READ)
         self._inner = (self._bulk.fileno(), self._preferred_epoll.fileno())
@@ -139,10 +128,16 @@ class Reactor:
 
         A task may wait for the same descriptor meanwhile, for what `served` is not called for.
         """
-        self._bulk.serve(fd, served, before, events)
         slot = self._slots.get(fd)
-        if slot is not None and slot.reader is None and slot.writer is None:
-            self._forget_slot(fd)
+        if served.is_heavy:
+            self._bulk.serve(fd, served, before, events)
+            if slot is not None and slot.reader is None and slot.writer is None:
+                self._forget_slot(fd)
+        elif slot is not None or events:
+            slot = slot or self._enter(fd)
+            slot.served, slot.events = served, events
+            if events & ~slot.mask:
+                self._arm(fd, slot, slot.mask | events)
 
     def forget(self, fd: int) -> None:
         """Drop a descriptor, before it is closed; tasks that wait for it get `ConnectionAbortedError`."""
@@ -204,7 +199,7 @@ class Reactor:
         task.deadline = deadline
         if deadline < task.timer_at:
             self._set_timer(task, deadline)
-        await _pause()
+        await pause()
 
     def wake(self, task: Task) -> None:
         """Resume a task in the next turn of the loop."""
@@ -248,7 +243,19 @@ class Reactor:
         self._resume_ready()
         self._resume_ready()  # whom they woke
         self._fire_timers()
+        self._serve_due()
         self._bulk.serve_some(self.clock)
+
+    def _serve_due(self) -> None:
+        """Call what needs no task, for `BULK_SLICE_S`."""
+        until = self.clock() + BULK_SLICE_S if self._due else 0.0
+        while self._due:
+            slot = self._due.popleft()
+            events, slot.due = slot.due, 0
+            if events & slot.events and slot.served is not None:
+                slot.served.ready(events)
+                if self.clock() >= until:
+                    return
 
     def _resume_ready(self) -> None:
         for _ in range(len(self._ready)):
@@ -270,22 +277,20 @@ class Reactor:
         if slot is not None and slot.born < polled_in:  # else: the number is a new descriptor's, not the event's
             self._dispatch(fd, slot, events)
 
-    def _dispatch(self, fd: int, slot: _Slot, events: int) -> None:
-        idle = 0
-        if events & (_READ | _BROKEN):
-            if slot.reader is not None:
-                self._resume(slot.reader, None)
-            else:
-                idle = _READ
-        if events & (_WRITE | _BROKEN):
-            if slot.writer is not None:
-                self._resume(slot.writer, None)
-            else:
-                idle |= _WRITE
-        if idle and self._slots.get(fd) is slot:
-            wanted = (_READ if slot.reader else 0) | (_WRITE if slot.writer else 0)
-            if wanted != slot.mask:
-                self._arm(fd, slot, wanted)
+    def _dispatch(self, fd: int, slot: Slot, events: int) -> None:
+        if events & _BROKEN:
+            events |= _READ | _WRITE
+        idle = events & ~slot.wanted
+        if events & slot.events:
+            if not slot.due:
+                self._due.append(slot)
+            slot.due |= events & (_READ | _WRITE)
+        if events & _READ and slot.reader is not None:
+            self._resume(slot.reader, None)
+        if events & _WRITE and slot.writer is not None:
+            self._resume(slot.writer, None)
+        if idle and self._slots.get(fd) is slot and slot.wanted != slot.mask:
+            self._arm(fd, slot, slot.wanted)
 
     def _resume(self, task: Task, error: BaseException | None) -> None:
         outer, self._current = self._current, task
@@ -310,7 +315,7 @@ class Reactor:
         self._tasks.discard(task)
 
     def _patience(self) -> float:
-        if self._ready or self._bulk.has_more:
+        if self._ready or self._due or self._bulk.has_more:
             return 0.0
         while self._timers and self._is_stale(self._timers[0]):
             heapq.heappop(self._timers)
@@ -346,17 +351,17 @@ class Reactor:
         if slot is not None:
             self._arm(fd, slot, 0)
             self._preferred.discard(fd)
-            slot.mask = -1
+            slot.mask, slot.events = -1, 0
             for task in filter(None, (slot.reader, slot.writer)):
                 self.wake(task)
 
-    def _enter(self, fd: int) -> _Slot:
+    def _enter(self, fd: int) -> Slot:
         if fd < 0:
             raise ConnectionAbortedError("closed on our side")
-        slot = self._slots[fd] = _Slot(self._turn)
+        slot = self._slots[fd] = Slot(self._turn)
         return slot
 
-    def _arm(self, fd: int, slot: _Slot, mask: int) -> None:
+    def _arm(self, fd: int, slot: Slot, mask: int) -> None:
         """Tell the kernel. A mask of 0 leaves: EPOLLHUP and EPOLLERR cannot be masked and would spin (epoll_ctl(2))."""
         epoll = self._preferred_epoll if fd in self._preferred else self._epoll
         if slot.mask == 0:
@@ -393,8 +398,3 @@ class Reactor:
         with self._bell_lock:  # a late ring must not reach whatever gets this number next
             os.close(self._doorbell)
             self._doorbell = -1
-
-
-@types.coroutine
-def _pause() -> Generator[None, None, None]:
-    yield

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import types
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Generator
 
     from sandhold.egress.reactor import Reactor
 
@@ -105,3 +106,9 @@ class Pending(Generic[T]):
         self.is_done = True
         if self._task is not None:
             self._reactor.wake(self._task)
+
+
+@types.coroutine
+def pause() -> Generator[None, None, None]:
+    """Give way to the reactor, which resumes the task."""
+    yield

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import os
 import select
@@ -71,6 +70,7 @@ class Reactor:
         self._current: Task | None = None
         self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._preferred_epoll.register(self._doorbell, _READ)
+        self._is_ringing = False
         self._bell_lock = threading.Lock()
         self._threads = Threads(self)
 
@@ -177,10 +177,12 @@ class Reactor:
     def post(self, function: Callable[[], None]) -> None:
         """Have the loop call a function soon; the one method that other threads may call."""
         self._posted.append(function)
+        if self._is_ringing:  # what is posted before that is taken back will be heard
+            return
         with self._bell_lock:
             if self._doorbell >= 0:
-                with contextlib.suppress(BlockingIOError):  # it is ringing already
-                    os.eventfd_write(self._doorbell, 1)
+                self._is_ringing = True
+                os.eventfd_write(self._doorbell, 1)
 
     def current(self) -> Task:
         """The task that is running."""
@@ -374,10 +376,8 @@ class Reactor:
         slot.mask = mask
 
     def _answer_bell(self) -> None:
-        try:
-            os.eventfd_read(self._doorbell)
-        except BlockingIOError:
-            return
+        os.eventfd_read(self._doorbell)
+        self._is_ringing = False
         for _ in range(len(self._posted)):
             self._posted.popleft()()
 

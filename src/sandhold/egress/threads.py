@@ -1,10 +1,16 @@
-"""A few threads for calls that block, such as name look-ups; their results come back to the reactor."""
+"""A few threads for calls that block, such as name look-ups; their results come back to the reactor.
+
+One thread makes the calls in their order, as long as each is quick: threads that wake together only wait for one
+another at the interpreter's lock. A call whose turn has not come after `TURN_S` wakes another thread.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sandhold.egress.tasks import Pending
@@ -17,6 +23,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 THREADS_MAX: Final = 8  # blocking calls at the same time; more wait their turn, and their deadline runs meanwhile
+TURN_S: Final = 0.002  # before a call that waits for its turn gets a thread more; most look-ups take a tenth of it
+
+_WAKE: Final = 1
+_END: Final = 0
 
 
 class Threads:
@@ -25,9 +35,11 @@ class Threads:
     def __init__(self, reactor: Reactor, threads_max: int = THREADS_MAX) -> None:
         self._reactor = reactor
         self._threads_max = threads_max
-        self._jobs: queue.SimpleQueue[Callable[[], Callable[[], None]] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._open = 0
+        self._lock = threading.Lock()
+        self._jobs: deque[_Job] = deque()
+        self._wakes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._started = 0
+        self._awake = 0
 
     async def run(self, function: Callable[..., T], *args: Any, deadline: float) -> T:
         """Run a function on a thread; at the deadline its result is abandoned.
@@ -36,51 +48,82 @@ class Threads:
             TimeoutError: at the deadline, also when no thread was free until then.
             Exception: whatever the function raises.
         """
-        is_abandoned = False
-        outcome = self.start(function, *args, is_wanted=lambda: not is_abandoned)
+        outcome: Pending[T] = Pending(self._reactor)
+        job = self._enter(outcome, functools.partial(function, *args))
+        turn_at = self._reactor.clock() + TURN_S
         try:
+            if turn_at < deadline:
+                with contextlib.suppress(TimeoutError):
+                    return await outcome.wait(turn_at)
+                if not job.has_begun:
+                    self._wake_one_more()
             return await outcome.wait(deadline)
         finally:
-            is_abandoned = True
+            job.is_abandoned = True
 
-    def start(self, function: Callable[..., T], *args: Any, is_wanted: Callable[[], bool] = lambda: True) -> Pending[T]:
-        """Have a function run on a thread, unless nobody wants it any more when its turn comes."""
+    def start(self, function: Callable[..., T], *args: Any) -> Pending[T]:
+        """Have a function run on a thread, whether or not anybody waits for its outcome."""
         outcome: Pending[T] = Pending(self._reactor)
-
-        def job() -> Callable[[], None]:
-            if not is_wanted():
-                return _nothing
-            try:
-                value = function(*args)
-            except Exception as error:  # noqa: BLE001  carried to the task that asked
-                failure = error
-                return lambda: outcome.fail(failure)
-            return lambda: outcome.resolve(value)
-
-        self._start_one_more()
-        self._jobs.put(job)
+        self._enter(outcome, functools.partial(function, *args))
         return outcome
 
     def close(self) -> None:
-        """Let each thread end after what it is doing."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        """Let each thread end after what it is doing and what is queued."""
+        for _ in range(self._started):
+            self._wakes.put(_END)
 
-    def _start_one_more(self) -> None:
-        self._open += 1
-        if self._open > len(self._threads) and len(self._threads) < self._threads_max:
-            thread = threading.Thread(target=self._work, name=f"blocking-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+    def _enter(self, outcome: Pending[Any], call: Callable[[], Any]) -> _Job:
+        job = _Job(outcome, call)
+        with self._lock:
+            self._jobs.append(job)
+            is_anybody_awake = self._awake > 0
+        if not is_anybody_awake:
+            self._wake_one_more()
+        return job
+
+    def _wake_one_more(self) -> None:
+        with self._lock:
+            if not self._jobs or self._awake >= self._threads_max:
+                return
+            self._awake += 1
+            is_one_missing = self._started < self._awake
+        if is_one_missing:
+            self._started += 1
+            threading.Thread(target=self._work, name=f"blocking-{self._started}", daemon=True).start()
+        self._wakes.put(_WAKE)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._reactor.post(functools.partial(self._finish, job()))
+        while self._wakes.get() == _WAKE:
+            while (job := self._next()) is not None:
+                job.run(self._reactor)
 
-    def _finish(self, deliver: Callable[[], None]) -> None:
-        self._open -= 1
-        deliver()
+    def _next(self) -> _Job | None:
+        with self._lock:
+            if self._jobs:
+                return self._jobs.popleft()
+            self._awake -= 1
+            return None
 
 
-def _nothing() -> None:
-    """Deliver nothing: nobody waits any more."""
+class _Job:
+    """One call whose turn comes; nobody may want it any more by then."""
+
+    __slots__ = ("_call", "_outcome", "has_begun", "is_abandoned")
+
+    def __init__(self, outcome: Pending[Any], call: Callable[[], Any]) -> None:
+        self._outcome = outcome
+        self._call = call
+        self.has_begun = False
+        self.is_abandoned = False
+
+    def run(self, reactor: Reactor) -> None:
+        """Make the call, on a thread, and deliver what comes of it in the loop."""
+        self.has_begun = True
+        if self.is_abandoned:
+            return
+        try:
+            value = self._call()
+        except Exception as error:  # noqa: BLE001  carried to the task that asked
+            reactor.post(functools.partial(self._outcome.fail, error))
+        else:
+            reactor.post(functools.partial(self._outcome.resolve, value))

@@ -1,12 +1,15 @@
-"""The disk of the trail is full, or cannot be written: nothing passes, nothing is half done, and it recovers."""
+"""The disk of the trail, or of everything, is full or cannot be written: nothing passes, nothing is half done, and it
+recovers."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,10 +19,12 @@ from tests.faults.test_kills import HOLDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.faults.conftest import Lab
 
 DISK = "512k"
+LARGER_DISK = "8m"
 TRY = (
     "import socket, sys\n"
     "try:\n"
@@ -29,6 +34,7 @@ TRY = (
     "except ConnectionError:\n"
     "    print('reset')\n"
 )
+GROW = "dd if=/dev/zero of=/opt/grown bs=4k 2>&1; wc -c </opt/grown"
 FILL = """
 import sys
 from pathlib import Path
@@ -72,6 +78,12 @@ class SmallDisk:
         """Make room."""
         self.run("rm", str(self.lab.trail.parent / "ballast"))
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return every record of the trail on it."""
+        argv = [*self.prefix, "cat", str(self.lab.trail)]
+        lines = subprocess.run(argv, check=True, timeout=60, capture_output=True, text=True).stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
     def reach(self) -> str:
         """Return what a program inside sees of the far end."""
         return self.lab.sbx.ok("exec", "lab", "python3", "-c", TRY, str(self.lab.port)).strip()
@@ -79,12 +91,25 @@ class SmallDisk:
 
 @pytest.fixture
 def disk(lab: Lab) -> Iterator[SmallDisk]:
-    """Mount it, in a mount namespace that nobody else sees."""
+    """Mount one for the trails."""
+    with mounted(lab, lab.trail.parent, DISK) as made:
+        yield made
+
+
+@pytest.fixture
+def only_disk(lab: Lab) -> Iterator[SmallDisk]:
+    """Mount one for everything that lasts: the database, the trails, and what sandboxes write."""
+    with mounted(lab, lab.sbx.state, LARGER_DISK) as made:
+        yield made
+
+
+@contextmanager
+def mounted(lab: Lab, folder: Path, size: str) -> Iterator[SmallDisk]:
+    """Mount a small disk with what was in a folder, in a mount namespace that nobody else sees."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
-    folder = lab.trail.parent
     script = (
-        f"cp -a {folder} {folder}.kept && mount -t tmpfs -o size={DISK} none {folder} && cp -a {folder}.kept/. {folder}"
+        f"cp -a {folder} {folder}.kept && mount -t tmpfs -o size={size} none {folder} && cp -a {folder}.kept/. {folder}"
     )
     holder = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{script} && echo mounted && read end"],
@@ -166,3 +191,52 @@ def test_a_trail_that_cannot_be_written(disk: SmallDisk) -> None:
     assert disk.lab.status() == "stopped"
     disk.run("mount", "-o", "remount,rw", str(disk.lab.trail.parent))
     disk.lab.sbx.ok("run", "-d", "lab")
+
+
+CHANGES = {
+    "a rule": ("policy", "deny", "network", "new.test"),
+    "the posture": ("policy", "init", "deny-all"),
+    "another sandbox": ("create", "--template", "host", "--name", "more", "shell", "{project}"),
+}
+
+
+@pytest.mark.parametrize("words", CHANGES.values(), ids=CHANGES)
+def test_a_change_on_a_full_disk(only_disk: SmallDisk, words: tuple[str, ...]) -> None:
+    """On a full disk nothing is changed, a command says why, what is there can be seen; with room it works."""
+    sbx = only_disk.lab.sbx
+    words = tuple(word.format(project=sbx.home / "project") for word in words)
+    before = sbx.ok("ls"), sbx.ok("policy", "ls")
+    only_disk.fill()
+    done = sbx(*words)
+    assert (sbx.ok("ls"), sbx.ok("policy", "ls")) == before
+    assert done.status == 1
+    assert "full" in done.err or "No space left" in done.err
+    only_disk.free()
+    sbx.ok(*words)
+    assert (sbx.ok("ls"), sbx.ok("policy", "ls")) != before
+
+
+def test_a_sandbox_that_fills_the_disk(only_disk: SmallDisk) -> None:
+    """A sandbox that fills the disk that its trail is on gets nothing out, can be stopped, and with room it works."""
+    sbx = only_disk.lab.sbx
+    sbx.ok("run", "-d", "lab")
+    assert "No space left" in sbx.ok("exec", "-u", "root", "lab", "sh", "-c", GROW)
+    only_disk.fill()
+    assert only_disk.reach() in ("reset", "ended")
+    assert only_disk.lab.ends.accepted[only_disk.lab.port] == 0
+    sbx.ok("exec", "-u", "root", "lab", "rm", "/opt/grown")
+    only_disk.free()
+    assert only_disk.reach() == "answered"
+    only_disk.fill()
+    stopped = sbx("stop", "lab")
+    assert (stopped.status, only_disk.lab.status()) == (1, "lost")  # until there is room to record its end
+    assert "cannot be recorded: No space left" in stopped.err
+    only_disk.free()
+    sbx.ok("run", "-d", "lab")
+    assert only_disk.reach() == "answered"
+    sbx.ok("stop", "lab")
+    records = only_disk.records()
+    permitted = [each["event"] for each in records if each["kind"] == "connection" and each["decision"] == "allow"]
+    assert only_disk.lab.ends.accepted[only_disk.lab.port] == len(permitted) == 2
+    assert set(permitted) <= {each["event"] for each in records if each["kind"] == "closed"}
+    assert "unbroken" in sbx.ok("policy", "log", "lab", "--verify")

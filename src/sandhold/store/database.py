@@ -7,6 +7,8 @@ Rules:
 2. Every change is one `BEGIN IMMEDIATE` transaction, durable when it returns (`synchronous=FULL` in WAL mode).
 3. The schema has a number (`user_version`); a number above ours is a newer program's and is refused, never guessed at.
 4. What cannot be opened, read or understood is an error, never an empty database.
+5. A full disk has no room for the memory that readers share in WAL mode. A reader then takes the database for itself,
+   which needs none (sqlite.org/wal.html, section 8): what is there can be seen, and a sandbox stopped.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ DuplicateError = sqlite3.IntegrityError
 
 BUSY_TIMEOUT_S: Final = 10.0  # a writer holds the lock for one small transaction; 50 of them in a row fit many times
 
+_NO_ROOM_TO_SHARE: Final = 4874  # SQLITE_IOERR_SHMSIZE (sqlite.org/rescode.html), which the module does not name
 _DAMAGE_HINT: Final = "restore it from a backup, or move it away to begin anew without sandboxes and local rules"
 
 MIGRATIONS: Final = (
@@ -87,9 +90,9 @@ def open_database(path: Path) -> Database:
         if not path.exists():
             make_private_folder(path.parent)
             _create_whole(path)
-        database = _connect(path, "rw")
+        database, schema = _connect_whole(path, "rw")
         try:
-            if _schema(database, path) < len(MIGRATIONS):
+            if schema < len(MIGRATIONS):
                 _migrate(database)
         except BaseException:
             database.close()
@@ -106,13 +109,8 @@ def read_only(path: Path) -> Database:
     with _opening(path):
         if not path.exists():
             return _in_memory()
-        database = _connect(path, "ro")
-        try:
-            is_current = _schema(database, path) == len(MIGRATIONS)
-        except BaseException:
-            database.close()
-            raise
-    if is_current:
+        database, schema = _connect_whole(path, "ro")
+    if schema == len(MIGRATIONS):
         return database
     database.close()
     return open_database(path)
@@ -200,11 +198,31 @@ def _create_whole(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _connect(path: str | Path, mode: str) -> Database:
+def _connect_whole(path: Path, mode: str) -> tuple[Database, int]:
+    """Connect to a database of ours and return it with its schema's number, by rule 5 when the disk is full."""
+    try:
+        return _connect_checked(path, mode)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != _NO_ROOM_TO_SHARE:
+            raise
+    return _connect_checked(path, "rw", locking="EXCLUSIVE")
+
+
+def _connect_checked(path: Path, mode: str, *, locking: str = "NORMAL") -> tuple[Database, int]:
+    database = _connect(path, mode, locking=locking)
+    try:
+        return database, _schema(database, path)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _connect(path: str | Path, mode: str, *, locking: str = "NORMAL") -> Database:
     # As a URI (sqlite.org/uri.html, section 3): three characters would mean something else there.
     escaped = os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")  # noqa: PTH100  a str
     database = sqlite3.connect(f"file://{escaped}?mode={mode}", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
+        database.execute(f"PRAGMA locking_mode = {locking}")  # before the next ones, which look into the file
         database.execute("PRAGMA foreign_keys = ON")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA trusted_schema = OFF")
@@ -261,6 +279,8 @@ def _explained(name: str) -> Iterator[None]:
             raise SbxError(f"{name} is held by another sbx command", hint="try again in a moment") from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise SbxError(f"{name} is damaged: {error}", hint=_DAMAGE_HINT) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise SbxError(f"{name} cannot be changed: its disk is full", hint="make room and try again") from error
         raise SbxError(f"{name} cannot be used: {error}") from error
 
 

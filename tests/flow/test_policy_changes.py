@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import socket
 import time
@@ -221,6 +222,25 @@ def test_a_crash_of_ours_denies_one_connection(
     assert gate.trail.wait_for(Connection, 2)[1].decision.reason is Reason.INTERNAL_ERROR
     sock.sendall(b"still here")
     assert sock.recv(10) == b"still here"
+    assert there.accepted == 1
+
+
+def test_a_crash_of_what_all_connections_need_ends_egress(egress: StartEgress, there: FarEnd) -> None:
+    """When what watches the expiry of rules crashes, egress ends and takes every connection along, on record."""
+    gate = egress(policy("allow good.test:22"))
+    sock = open_ssh(gate)
+    real = gate.clock
+
+    def crash() -> float:
+        if any(frame.function == "_watch_expiry" for frame in inspect.stack()):
+            raise ValueError("as if we were wrong")
+        return real()
+
+    gate.clock = crash
+    gate.wait_ended()
+    with suppress(ConnectionResetError):
+        assert sock.recv(1) == b""
+    assert [each.why for each in gate.trail.of(Closed)] == [Why.SESSION_ENDED]
     assert there.accepted == 1
 
 

@@ -6,6 +6,8 @@
 3. When the session says stop, or is gone, every connection is cut and its end recorded before anything else.
 4. A connection over the limit, or one that there is no descriptor for, costs the sandbox that connection and nothing
    else.
+5. When a part that is there for all connections crashes (what accepts, what answers queries, what watches expiries),
+   egress ends, as by rule 3: without it connections would hang, or outlive the rule that allowed them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import socket
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sandhold.egress.connection import handle
 from sandhold.egress.denial import because
@@ -40,7 +42,7 @@ from sandhold.model.event import ULID_RANDOM_BYTES, Connection, Via, Why, make_e
 from sandhold.policy.decide import unreadable_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from ipaddress import IPv4Address, IPv6Address
     from pathlib import Path
 
@@ -201,12 +203,14 @@ class _Server:
         """Serve until the session says stop or is gone (rules 1 and 3)."""
         gateway, inside = self._gateway, self._setup.inside
         nameserver = Nameserver(gateway)
-        spawn = gateway.reactor.spawn
-        self._tasks += [spawn(_accept(gateway, listener), "accept") for listener in inside.tcp]
-        self._tasks += [spawn(nameserver.serve_udp(sock), "dns-udp") for sock in inside.dns_udp]
-        self._tasks += [spawn(nameserver.serve_tcp(listener), "dns-tcp") for listener in inside.dns_tcp]
-        self._tasks.append(spawn(_watch_expiry(gateway), "expiry"))
-        self._tasks.append(spawn(_watch_idle(gateway), "idle"))
+        for work, name in (
+            *((_accept(gateway, listener), "accept") for listener in inside.tcp),
+            *((nameserver.serve_udp(sock), "dns-udp") for sock in inside.dns_udp),
+            *((nameserver.serve_tcp(listener), "dns-tcp") for listener in inside.dns_tcp),
+            (_watch_expiry(gateway), "expiry"),
+            (_watch_idle(gateway), "idle"),
+        ):
+            self._tasks.append(gateway.reactor.spawn(self._hold_up(work), name))
         self._link.settimeout(0)
         gateway.reactor.prefer(self._link.fileno())
         gc.collect()
@@ -221,6 +225,14 @@ class _Server:
             gateway.flows.cut_all(Why.SESSION_ENDED)  # also when we are wrong: no connection outlives its server
         await self._end()
         self._say({"stopped": True})
+
+    async def _hold_up(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what every connection needs; a crash of it is the end of egress (rule 5)."""
+        try:
+            await work
+        except Exception:
+            self._link.shutdown(socket.SHUT_RD)  # the next `_hear` finds the end, as if the session were gone
+            raise
 
     async def _hear(self) -> Mapping[str, object] | None:
         """The session's next message; None when it is gone, or says something that is no message."""

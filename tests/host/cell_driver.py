@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import socket
 import struct
 import sys
 import termios
@@ -29,6 +30,7 @@ from sandhold.cell.spec import (
     TerminalReady,
 )
 from sandhold.linux.netns import original_destination
+from sandhold.linux.process import spawn_module
 from sandhold.model.sandbox import Limits, Mount
 
 if TYPE_CHECKING:
@@ -184,6 +186,20 @@ def do_dropped(cell: NamespacesCell) -> list[list[Any]]:
     return [[one.protocol, str(one.address) if one.address else None, one.port, one.packets] for one in cell.dropped()]
 
 
+def do_cover(cell: NamespacesCell, guards: list[list[Any]]) -> object:
+    """Have guards covered again, as a session does; what the process for it says."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            child = spawn_module("sandhold.session.workspace.guards_program", [theirs.fileno(), *cell.mounts])
+        ours.sendall(json.dumps({"guards": guards}).encode())
+        ours.shutdown(socket.SHUT_WR)
+        ours.settimeout(WAIT_S)
+        said = json.loads(ours.recv(4096))
+    child.wait(WAIT_S)
+    return said
+
+
 def do_kill(cell: NamespacesCell) -> dict[str, Any]:
     """Kill the cell, twice."""
     cell.kill()
@@ -204,6 +220,10 @@ def _spec(order: dict[str, Any]) -> CellSpec:
         files=tuple(InjectedFile(PurePosixPath(path), text.encode()) for path, text in order.get("files", ())),
         limits=Limits(order.get("cpus"), order.get("memory"), order.get("pids", 256)),
         slot=order.get("slot", 30_001),
+        guarded=tuple(
+            Mount(PurePosixPath(path), is_read_only, is_file)
+            for path, is_read_only, is_file in order.get("guarded", ())
+        ),
     )
 
 

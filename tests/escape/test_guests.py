@@ -192,8 +192,8 @@ OTHER_NETWORKS: Final[Mapping[str, str]] = {
     "cards of its own": "ip tuntap add dev tap0 mode tap; ip link add v0 link $card type vlan id 7;"
     "ip link add m0 link $card type macvlan; ip link add br0 type bridge; ip link set br0 up; {ask}",
     "a packet filter of its own": "python3 -c 'import socket; socket.socket(16, 3, 12).send(bytes(20))'; {ask}",
-    "no rule of its own": "ip rule del pref 32766; ip route flush table all; ip rule add pref 32766 lookup main; "
-    "ip route add 10.200.1.0/24 dev $card; ip route add default via 10.200.1.1; {ask}",
+    "no route, and one of its own": "ip route flush table main; ip route add 10.200.1.1 dev $card;"
+    "ip route add default via 10.200.1.1; {ask}",
 }
 
 

@@ -17,6 +17,10 @@ import termios
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from sandhold.cell.boot.boot_files import BootFiles
+from sandhold.cell.machine.microvm import MicrovmCell, open_microvm
+from sandhold.cell.machine.parts import shape_of
+from sandhold.cell.machine.qemu import Acceleration
 from sandhold.cell.namespaces import NamespacesCell, open_cell
 from sandhold.cell.spec import (
     CellDied,
@@ -44,7 +48,7 @@ def main() -> None:
     """Open the cell that the first line describes, then answer line by line until the input ends."""
     order = json.loads(sys.stdin.readline())
     try:
-        cell = open_cell(_spec(order))
+        cell = _open(order)
     except (OSError, ValueError) as error:
         _say({"failed": str(error)})
         return
@@ -57,7 +61,7 @@ def main() -> None:
 
 
 def do_run(
-    cell: NamespacesCell, argv: list[str], user: str = "agent", folder: str = "/", signum: int = 0
+    cell: NamespacesCell | MicrovmCell, argv: list[str], user: str = "agent", folder: str = "/", signum: int = 0
 ) -> dict[str, Any]:
     """Run a command to its end, with a signal as soon as it has started if there is one."""
     read, write = os.pipe()
@@ -84,7 +88,7 @@ def do_run(
     return {"status": ended.status, "output": output.decode("utf-8", "replace"), "detail": ended.detail}
 
 
-def do_terminal(cell: NamespacesCell, argv: list[str], resize: list[int]) -> dict[str, Any]:
+def do_terminal(cell: NamespacesCell | MicrovmCell, argv: list[str], resize: list[int]) -> dict[str, Any]:
     """Run a command on a terminal; resize it and type a line as soon as it says `ready`."""
     cell.start(_command(argv, "agent", "/"), None)
     master = -1
@@ -112,7 +116,7 @@ def do_terminal(cell: NamespacesCell, argv: list[str], resize: list[int]) -> dic
     return {"status": ended.status if ended else None, "output": output.decode("utf-8", "replace")}
 
 
-def do_leave(cell: NamespacesCell, argv: list[str]) -> dict[str, Any]:
+def do_leave(cell: NamespacesCell | MicrovmCell, argv: list[str]) -> dict[str, Any]:
     """Start a command and leave it running; answer once it has started."""
     null = os.open(os.devnull, os.O_RDWR)
     cell.start(_command(argv, "agent", "/"), (null, null, null))
@@ -125,7 +129,7 @@ def do_leave(cell: NamespacesCell, argv: list[str]) -> dict[str, Any]:
     return {}
 
 
-def do_captured(cell: NamespacesCell) -> list[list[Any]]:
+def do_captured(cell: NamespacesCell | MicrovmCell) -> list[list[Any]]:
     """Take every connection that waits: which listener has it, and where it was really headed."""
     found: list[list[Any]] = []
     for kind, listeners in (("tcp", cell.tcp), ("dns", cell.dns_tcp)):
@@ -138,7 +142,7 @@ def do_captured(cell: NamespacesCell) -> list[list[Any]]:
     return found
 
 
-def do_owners(cell: NamespacesCell, argv: list[str], user: str = "agent") -> dict[str, Any]:
+def do_owners(cell: NamespacesCell | MicrovmCell, argv: list[str], user: str = "agent") -> dict[str, Any]:
     """Run a command to its end and tell whose each connection was that it made."""
     null = os.open(os.devnull, os.O_RDWR)
     command = cell.start(_command(argv, user, "/"), (null, null, null))
@@ -160,7 +164,7 @@ def do_owners(cell: NamespacesCell, argv: list[str], user: str = "agent") -> dic
                 return {"status": ended.status, "found": found}
 
 
-def do_answer(cell: NamespacesCell, argv: list[str]) -> dict[str, Any]:
+def do_answer(cell: NamespacesCell | MicrovmCell, argv: list[str]) -> dict[str, Any]:
     """Run a command and answer its first datagram to a resolver with the same bytes."""
     null = os.open(os.devnull, os.O_RDWR)
     command = cell.start(_command(argv, "agent", "/"), (null, null, null))
@@ -181,12 +185,12 @@ def do_answer(cell: NamespacesCell, argv: list[str]) -> dict[str, Any]:
                 return {"status": ended.status, "asked": asked}
 
 
-def do_dropped(cell: NamespacesCell) -> list[list[Any]]:
+def do_dropped(cell: NamespacesCell | MicrovmCell) -> list[list[Any]]:
     """Tell what went nowhere."""
     return [[one.protocol, str(one.address) if one.address else None, one.port, one.packets] for one in cell.dropped()]
 
 
-def do_cover(cell: NamespacesCell, guards: list[list[Any]]) -> object:
+def do_cover(cell: NamespacesCell | MicrovmCell, guards: list[list[Any]]) -> object:
     """Have guards covered again, as a session does; what the process for it says."""
     ours, theirs = socket.socketpair()
     with ours:
@@ -200,11 +204,20 @@ def do_cover(cell: NamespacesCell, guards: list[list[Any]]) -> object:
     return said
 
 
-def do_kill(cell: NamespacesCell) -> dict[str, Any]:
+def do_kill(cell: NamespacesCell | MicrovmCell) -> dict[str, Any]:
     """Kill the cell, twice."""
     cell.kill()
     cell.kill()
     return {"events": len(cell.events())}
+
+
+def _open(order: dict[str, Any]) -> NamespacesCell | MicrovmCell:
+    """Open a cell of namespaces; with `boot`, the paths of what a machine boots from, an emulated machine."""
+    spec = _spec(order)
+    if "boot" not in order:
+        return open_cell(spec)
+    kernel, initramfs, root_image = map(Path, order["boot"])
+    return open_microvm(spec, BootFiles(kernel, initramfs, root_image, "trial"), shape_of(spec, Acceleration.TCG))
 
 
 def _spec(order: dict[str, Any]) -> CellSpec:

@@ -11,17 +11,24 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 import sandhold
+from sandhold.cell.boot.boot_files import boot_files
+from sandhold.cell.images.templates import find_template
+from tests.installation import Installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.isolation import Kind
+
 WAIT_S = 60
 DRIVER = Path(__file__).with_name("cell_driver.py")
+MACHINE: Final = {"kind": "directory", "memory": 1 << 30, "cpus": 1}
+"""What the cell of a machine is asked for beside the files it boots from; its root is an image, not a folder."""
 NEEDED_RANGE = 2_000_000_000  # where a test's own subordinate ids start, above those that `useradd` hands out
 
 
@@ -147,10 +154,35 @@ def person(request: pytest.FixtureRequest, library: Path) -> Iterator[Person]:
         someone.home.rmdir()
 
 
+@pytest.fixture(scope="session")
+def machine(template_folder: Path) -> Iterator[dict[str, object]]:
+    """Have what a machine boots from where every user may read it; gives what a cell is asked for to be one."""
+    folder = Path(tempfile.mkdtemp(prefix="sbx-boot-", dir=template_folder.parent))
+    Installation(folder, template_folder).ok("template", "build", "--microvm", "debian")
+    data = template_folder / "sandhold"
+    files = boot_files(data / "vm", find_template(data / "templates", "debian"), lambda *_: None)
+    place = Path(tempfile.mkdtemp(prefix="sbx-boot-"))
+    place.chmod(0o755)
+    copies = [place / path.name for path in (files.kernel, files.initramfs, files.root_image)]
+    for path, copy in zip((files.kernel, files.initramfs, files.root_image), copies, strict=True):
+        shutil.copyfile(path, copy)
+        copy.chmod(0o644)
+    yield {**MACHINE, "boot": list(map(str, copies))}
+    shutil.rmtree(place)
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def cell(person: Person) -> Iterator[OpenCell]:
-    """Open a cell with one workspace, `work` in the person's home."""
-    opened = person.start(mounts=[[str(person.folder("work")), False]], files=[["/etc/hosts", "127.0.1.1 trial\n"]])
+def of_kind(isolation: Kind, request: pytest.FixtureRequest) -> dict[str, object]:
+    """Return what a cell is asked for to be of each kind, one after the other."""
+    return request.getfixturevalue("machine") if isolation.is_microvm else {}
+
+
+@pytest.fixture
+def cell(person: Person, of_kind: dict[str, object]) -> Iterator[OpenCell]:
+    """Open a cell of each kind with one workspace, `work` in the person's home."""
+    mounts, files = [[str(person.folder("work")), False]], [["/etc/hosts", "127.0.1.1 trial\n"]]
+    opened = person.start(mounts=mounts, files=files, **of_kind)
     yield opened
     opened.close()
 

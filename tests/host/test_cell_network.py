@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.host.conftest import OpenCell, Person
+    from tests.isolation import Kind
 
 CONNECT = """
 import socket, sys
@@ -19,6 +20,7 @@ for address, port in {targets!r}:
 """
 
 
+@pytest.mark.short
 def test_every_connection_ends_at_the_listener_with_its_destination(cell: OpenCell) -> None:
     """A connection to any address, IPv4 or IPv6, is ours, and we learn where it was headed."""
     targets = [("203.0.113.9", 443), ("203.0.113.9", 22), ("2001:db8::9", 443), ("169.254.169.254", 80)]
@@ -62,8 +64,10 @@ def test_a_burst_of_connections_waits(cell: OpenCell) -> None:
 
 
 @pytest.mark.parametrize("server", ["10.200.0.1", "9.9.9.9", "127.0.0.53", "fd5b:78::1", "2001:db8::53"])
-def test_a_query_to_any_server_is_answered_by_ours(cell: OpenCell, server: str) -> None:
+def test_a_query_to_any_server_is_answered_by_ours(cell: OpenCell, server: str, isolation: Kind) -> None:
     """A datagram to port 53 arrives at our socket, and its answer comes from the server that was asked."""
+    if isolation.is_microvm and server.startswith("127."):
+        pytest.skip("a guest's loopback is its own: nothing sent there leaves it")
     family = "AF_INET6" if ":" in server else "AF_INET"
     code = (
         f"import socket; s = socket.socket(socket.{family}, socket.SOCK_DGRAM); s.settimeout(20)\n"
@@ -81,19 +85,20 @@ def test_queries_over_tcp_end_at_their_own_listener(cell: OpenCell) -> None:
     assert cell.ask(do="captured") == [["dns", "9.9.9.9", 53], ["dns", "2001:db8::53", 53]]
 
 
-def test_other_datagrams_go_nowhere_and_are_counted(cell: OpenCell) -> None:
-    """UDP to anything but port 53 is refused at once, and each packet is in the totals with its destination."""
+def test_other_datagrams_go_nowhere_and_are_counted(cell: OpenCell, isolation: Kind) -> None:
+    """UDP to anything but port 53 is refused at once (a guest's leaves its card, and no further), and each packet is in
+    the totals with its destination."""
     code = """
 import socket
 for address, port, times in (("203.0.113.9", 443, 3), ("2001:db8::9", 123, 2), ("224.0.0.251", 5353, 1)):
     s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     for _ in range(times):
-        try: s.sendto(b"x", (address, port)); raise SystemExit("sent")
+        try: s.sendto(b"x", (address, port)); {sent}
         except PermissionError: pass
 """
-    assert cell.ask(do="dropped") == []
-    cell.python(code)
-    assert sorted(cell.ask(do="dropped")) == [
+    assert [each for each in cell.ask(do="dropped") if each[0] == "udp"] == []
+    cell.python(code.format(sent="pass" if isolation.is_microvm else "raise SystemExit('sent')"))
+    assert sorted(each for each in cell.ask(do="dropped") if each[0] == "udp" or not isolation.is_microvm) == [
         ["udp", "2001:db8::9", 123, 2], ["udp", "203.0.113.9", 443, 3], ["udp", "224.0.0.251", 5353, 1]
     ]  # fmt: skip
 

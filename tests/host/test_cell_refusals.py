@@ -9,6 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.host.conftest import OpenCell, Person
 
+pytestmark = pytest.mark.namespaces_only("a guest's kernel is its own: what it grants to root reaches nothing outside")
+
 USERS = ("agent", "root")
 
 PREAMBLE = """

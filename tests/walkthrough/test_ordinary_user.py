@@ -6,14 +6,16 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.installation import Installation
+from tests.installation import Installation, wait_until
 from tests.isolation import microvm_lacks
+from tests.load import processes
 from tests.walkthrough.story import tell
 
 if TYPE_CHECKING:
@@ -81,6 +83,35 @@ def test_a_machine_as_an_ordinary_user(ordinary: Installation) -> None:
     assert ordinary.ok("exec", "machine", "sh", "-c", "touch made; sudo -n id -un") == "root\n"
     assert (project / "made").stat().st_uid == ordinary.home.stat().st_uid
     ordinary.ok("rm", "-f", "machine")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(microvm_lacks() != "", reason=microvm_lacks() or "nothing is missing")
+def test_what_a_machine_of_an_ordinary_user_holds(ordinary: Installation) -> None:
+    """Read-only folders, git's hooks and configuration and what was synced hold there too, also when QEMU is killed,
+    which the next command says; everything of the session is gone then, and nothing of it belongs to root."""
+    project, shown = _project(ordinary, "held-machine"), _project(ordinary, "shown")
+    user = ordinary.home.stat().st_uid
+    _git(ordinary, project, "init", "-q", "-b", "main")
+    create = ("create", "--isolation", "microvm", "--memory", "1g", "--name", "held-machine")
+    ordinary.ok(*create, "shell", ".", f"{shown}:ro", folder=project)
+    script = f"echo x > .git/hooks/post-merge; echo x >> .git/config; mv .git g; echo x > {shown}/hello.txt; touch made"
+    tried = ordinary("exec", "-u", "root", "held-machine", "bash", "-c", f"{script}; echo kept > /opt/kept; sync")
+    assert tried.err.count("Read-only file system") == 3
+    assert "Device or resource busy" in tried.err
+    assert {path.stat().st_uid for path in (project / ".git").rglob("*")} == {user}
+    assert ((shown / "hello.txt").read_text(), (project / "made").stat().st_uid) == ("hello from the host\n", user)
+    ordinary.ok("stop", "held-machine")
+    ordinary.ok("run", "-d", "held-machine")
+    parts = processes.parts(ordinary, "held-machine")
+    pids = [parts[processes.SESSION], *processes.descendants(parts[processes.SESSION])]
+    assert 0 not in {Path(f"/proc/{pid}").stat().st_uid for pid in pids}
+    os.kill(parts[processes.MACHINE], signal.SIGKILL)
+    wait_until(lambda: all(map(processes.is_gone, pids)), "everything of the session has ended")
+    again = ordinary("exec", "held-machine", "cat", "/opt/kept")
+    assert (again.status, again.out) == (0, "kept\n")
+    assert "before this one ended by itself" in again.err
+    ordinary.ok("rm", "-f", "held-machine")
 
 
 def test_a_branch_as_an_ordinary_user(ordinary: Installation) -> None:

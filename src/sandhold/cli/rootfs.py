@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cli import output
 from sandhold.cli.asking import agrees, may_ask
 from sandhold.errors import SbxError
+from sandhold.model.sandbox import Isolation
 from sandhold.session.building.templates import ensure_template, outdated
-from sandhold.session.isolation import prepare
 
 if TYPE_CHECKING:
     import click
@@ -32,6 +32,10 @@ def make_ready(paths: Paths, sandbox: Sandbox) -> None:
         SbxError: when it cannot be made.
     """
     make_sure(paths, sandbox.template)
+    if sandbox.isolation is not Isolation.MICROVM:
+        return
+    from sandhold.session.isolation import prepare  # noqa: PLC0415  with all that makes a machine
+
     try:
         prepare(paths, sandbox, time.time(), output.progress)
     except OSError as error:

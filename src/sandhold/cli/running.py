@@ -28,7 +28,6 @@ from sandhold.model.sandbox import Isolation
 from sandhold.paths import Paths
 from sandhold.session import control, starting
 from sandhold.session.furnish.login import missing_login
-from sandhold.session.isolation import why
 from sandhold.session.terminals import terminal
 from sandhold.store.database import open_database
 
@@ -130,6 +129,8 @@ def create(
         add_wished_rules(paths, database, sandbox, wishes)
     output.say(f"created `{sandbox.name}` ({sandbox.agent}, {sandbox.isolation}, template {sandbox.template})")
     if sandbox.isolation is Isolation.MICROVM:
+        from sandhold.session.isolation import why  # noqa: PLC0415  with all that makes a machine
+
         output.say(f"the virtual machine is {why(paths, sandbox.isolation)}")
     output.hint(f"start it with `sbx run {sandbox.name}`")
     output.show(sandbox.name)

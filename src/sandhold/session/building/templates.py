@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from sandhold.agents.definitions import agent_names, load_agent
 from sandhold.cell.images import templates
 
 if TYPE_CHECKING:
@@ -86,12 +85,14 @@ def outdated(paths: Paths, name: str) -> str | None:
     Raises:
         SbxError: when the agent's file cannot be read.
     """
-    agent = _agent(paths, name)
     found = {description.name: description for description in templates.list_templates(paths.templates)}
     description = found.get(name)
-    if agent is None or agent.recipe is None or description is None:
+    if description is None or description.base is None:
+        return None  # an agent's lies over another
+    agent = _agent(paths, name)
+    if agent is None or agent.recipe is None:
         return None
-    base = found.get(description.base or "")
+    base = found.get(description.base)
     if base is None or base.built_at != description.base_built_at:
         return f"the `{description.base}` that it lies over is gone"
     if not description.made_from:
@@ -129,6 +130,9 @@ def _quoted(parts: list[str]) -> str:
 
 def _agent(paths: Paths, name: str) -> Agent | None:
     """Return the agent whose own template that is, if it has one."""
+    # Imported here: most sandboxes start from a template that is there and of no agent.
+    from sandhold.agents.definitions import agent_names, load_agent  # noqa: PLC0415
+
     if name not in agent_names(paths.agents):
         return None
     agent = load_agent(name, paths.agents)

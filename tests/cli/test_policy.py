@@ -19,6 +19,9 @@ REFUSED = {
     "an id or a resource is needed": (("rm", "network"), 2, "either `--id` or `--resource`"),
     "an unknown id is no success": (("rm", "network", "--id", "local:nothing"), 1, "no local rule"),
     "reset asks, and nobody can be asked": (("reset",), 2, "nobody can be asked"),
+    "a target is no URL": (("check", "network", "https://example.com/path?q"), 2, "write `example.com:443`"),
+    "a target has no path": (("check", "network", "example.com:8443/path"), 2, "write `example.com:8443`"),
+    "a target has the port of its scheme": (("check", "network", "http://example.com"), 2, "write `example.com:80`"),
     "a target is a host": (("check", "network", "evil.test\\@good.test"), 2, "is no target"),
 }
 

@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import closing
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -37,9 +38,10 @@ def check_network(target: str, sandbox: str | None, as_json: bool) -> int:  # no
     try:
         host, port = parse_authority(target, DEFAULT_PORT)
     except MalformedError as error:
-        raise SbxError(
-            f"`{target}` is no target: {error}", hint="write `host` or `host:port`", status=EXIT_USAGE
-        ) from error
+        meant = _host_and_port(target)
+        why = str(error) if meant is None else "it is more than a host and a port"
+        hint = "write `host` or `host:port`" if meant is None else f"write `{meant}`"
+        raise SbxError(f"`{target}` is no target: {why}", hint=hint, status=EXIT_USAGE) from error
     paths = Paths.from_environment(os.environ)
     with closing(read_only(paths.database)) as database:
         if sandbox is not None:
@@ -63,3 +65,14 @@ def check_network(target: str, sandbox: str | None, as_json: bool) -> int:  # no
         resource = f" ({decision.rule.resource})" if decision.rule is not None else ""
         output.show(f"{words}   {destination}   {decision.because}{resource}")
     return 0 if decision.is_allowed else EXIT_FAILED
+
+
+def _host_and_port(text: str) -> str | None:
+    """Return the target that somebody means who typed a URL, None when it names none."""
+    try:
+        url = urlsplit(text if "://" in text else f"//{text}")
+        port = url.port or {"http": 80}.get(url.scheme, DEFAULT_PORT)
+        host, _ = parse_authority(url.hostname or "", port)
+    except ValueError:
+        return None
+    return str(Destination(host, port, Source.CONNECT))

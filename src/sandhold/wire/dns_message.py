@@ -14,11 +14,14 @@
 6. An answer to HTTPS or SVCB is empty: its keys for an encrypted ClientHello and its address hints would lead past the
    names that policy judges (RFC 9460 section 7.3, RFC 9848).
 
-Keep out of other modules' imports: dnspython is slow to load.
+The plain question for an address, which is nearly every one, is read and answered here, exactly as dnspython would; all
+others are dnspython's. Keep out of other modules' imports: dnspython is slow to load.
 """
 
 from __future__ import annotations
 
+import re
+import struct
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -33,7 +36,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
-from sandhold.model.destination import DomainName, MalformedError
+from sandhold.model.destination import LABEL_BYTES_MAX, DomainName, MalformedError
 from sandhold.wire.name import parse_name
 
 if TYPE_CHECKING:
@@ -57,6 +60,14 @@ _ALIASES: Final = frozenset({dns.rdatatype.CNAME, dns.rdatatype.DNAME})
 _SERVICE_TYPES: Final = frozenset({dns.rdatatype.HTTPS, dns.rdatatype.SVCB})
 _ADDRESS_TYPES: Final = frozenset({dns.rdatatype.A, dns.rdatatype.AAAA})
 _META_TYPES: Final = range(128, 256)  # ANY, AXFR and the like, RFC 6895 section 3.1
+
+_PLAIN_HEADER: Final = struct.pack(">5H", _RD, 1, 0, 0, 0)  # behind the id: recursion desired, one question, no more
+_PLAIN_NAME = re.compile(rb"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_PLAIN_TYPES: Final = {b"\0\0\1\0\1": dns.rdatatype.A, b"\0\0\x1c\0\1": dns.rdatatype.AAAA}
+"""The end of a plain question: of its name, its type, and class IN."""
+_NAME_WIRE_BYTES_MAX: Final = 255  # RFC 1035 section 2.3.4
+_ANSWERED: Final = 0x8180  # QR, RD as it was asked, RA
+_NAME_IN_QUESTION: Final = 0xC000 | _HEADER_BYTES  # a pointer to it, RFC 1035 section 4.1.4
 
 
 class Transport(Enum):
@@ -93,6 +104,8 @@ class Query:
     payload_max: int
     wire: bytes
     """The question as it came: answers are built from it, so that its spelling (0x20) is echoed."""
+    is_plain: bool = False
+    """Whether it is a header and one question for an address, without compression, and nothing else."""
 
     @property
     def wants_ipv4(self) -> bool:
@@ -122,6 +135,9 @@ class MalformedQuery:
 
 def read_query(data: bytes, transport: Transport = Transport.UDP) -> Query | MalformedQuery:
     """Read one DNS message of the sandbox (over TCP without its two length bytes) by rules 1 to 3; raises nothing."""
+    plain = _read_plain(data, transport)
+    if plain is not None:
+        return plain
     refusal = _check_header(data, transport)
     if refusal is not None:
         return refusal
@@ -151,6 +167,10 @@ def read_query(data: bytes, transport: Transport = Transport.UDP) -> Query | Mal
 def build_answer(query: Query, addresses: Sequence[IPv4Address | IPv6Address], ttl: int) -> bytes:
     """Answer with those of `addresses` that are of the type asked for, `ttl` in seconds; without any, the answer is
     empty."""
+    if query.is_plain:
+        wanted_packed = [each.packed for each in addresses if each.version == (4 if query.wants_ipv4 else 6)]
+        if len(wanted_packed) <= 1:
+            return _write_plain(query, wanted_packed, ttl)
     response = _response(query)
     version = {dns.rdatatype.A: 4, dns.rdatatype.AAAA: 6}.get(_record_type(query))
     wanted = [str(address) for address in addresses if address.version == version]
@@ -208,6 +228,44 @@ def strip_answer(query: Query, answer: bytes, message_id: int) -> bytes | None:
     return _write(response, query)
 
 
+def _read_plain(data: bytes, transport: Transport) -> Query | None:
+    """Read the question that nearly every program asks, None when it is any other or could be read another way."""
+    if data[2:_HEADER_BYTES] != _PLAIN_HEADER:
+        return None
+    labels = []
+    at = _HEADER_BYTES
+    while at < len(data) and data[at]:  # more than 63 is a pointer, and what it takes is no plain name
+        labels.append(data[at + 1 : at + 1 + data[at]])
+        at += 1 + data[at]
+    query_type = _PLAIN_TYPES.get(data[at:])
+    name = b".".join(labels)
+    if query_type is None or at + 1 - _HEADER_BYTES > _NAME_WIRE_BYTES_MAX or not _PLAIN_NAME.fullmatch(name):
+        return None
+    if name.count(b".") != len(labels) - 1 or any(len(label) > LABEL_BYTES_MAX for label in labels):
+        return None
+    return Query(
+        id=int.from_bytes(data[:2], "big"),
+        host=_parse_plain(name),
+        text=name.decode("ascii"),
+        query_type=int(query_type),
+        type_text=query_type.name,
+        transport=transport,
+        payload_max=TCP_BYTES_MAX if transport is Transport.TCP else UDP_BYTES_PLAIN,
+        wire=data,
+        is_plain=True,
+    )
+
+
+def _write_plain(query: Query, packed: Sequence[bytes], ttl: int) -> bytes:
+    """Answer a plain question with one address or none; that always fits."""
+    header = struct.pack(">6H", query.id, _ANSWERED, 1, len(packed), 0, 0)
+    records = [
+        struct.pack(">HHHIH", _NAME_IN_QUESTION, query.query_type, dns.rdataclass.IN, ttl, len(each)) + each
+        for each in packed
+    ]
+    return b"".join((header, query.wire[_HEADER_BYTES:], *records))
+
+
 def _check_header(data: bytes, transport: Transport) -> MalformedQuery | None:
     """The part of rules 1 and 2 that the first twelve bytes decide, before anything is decoded."""
     if len(data) < _HEADER_BYTES:
@@ -240,10 +298,12 @@ def _bad_version(message: dns.message.Message) -> bytes:
 
 def _parse_host(name: dns.name.Name) -> DomainName | HostService | None:
     labels = name.labels[:-1]
-    if any(b"." in label for label in labels):
-        return None
+    return None if any(b"." in label for label in labels) else _parse_plain(b".".join(labels))
+
+
+def _parse_plain(name: bytes) -> DomainName | HostService | None:
     try:
-        return parse_name(b".".join(labels))
+        return parse_name(name)
     except MalformedError:
         return None
 

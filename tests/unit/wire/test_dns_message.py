@@ -380,3 +380,72 @@ def test_arbitrary_answers_are_stripped_or_dropped(noise: bytes, kept: int, reco
             continue
         types = {rrset.rdtype for rrset in dns.message.from_wire(stripped).answer}
         assert types <= {dns.rdatatype.TXT, dns.rdatatype.CNAME, dns.rdatatype.DNAME}
+
+
+NOT_PLAIN = {
+    "another type": HEADER + EXAMPLE + b"\x00\x10\x00\x01",
+    "another class": HEADER + EXAMPLE + b"\x00\x01\x00\x03",
+    "no recursion desired": GLIBC_A[:2] + b"\x00" + GLIBC_A[3:],
+    "an authentic data bit": GLIBC_A[:3] + b"\x20" + GLIBC_A[4:],
+    "EDNS": DIG_A,
+    "a dot inside a label": HEADER + name(b"a.b", b"com") + IN_A,
+    "a byte that is escaped": HEADER + name(b"a b", b"com") + IN_A,
+    "a pointer": HEADER + b"\x01a\xc0\x0c" + IN_A,
+    "a label of 64 bytes": HEADER + name(b"a" * 64, b"com") + IN_A,
+    "a name of 256 bytes": HEADER + name(*[b"a" * 62] * 4, b"aa") + IN_A,
+    "the root": HEADER + b"\0" + IN_A,
+    "bytes behind it": GLIBC_A + b"\0",
+    "a byte too few": GLIBC_A[:-1],
+    "a name without an end": HEADER + EXAMPLE[:-1],
+    "nothing behind the header": HEADER,
+}
+
+
+@pytest.mark.parametrize("data", NOT_PLAIN.values(), ids=NOT_PLAIN.keys())
+def test_what_is_not_plain_is_read_whole(data: bytes) -> None:
+    """Only a header and one question for an address, written plainly, is read without dnspython."""
+    query = read_query(data)
+    assert isinstance(query, MalformedQuery) or not query.is_plain
+
+
+_labels = st.lists(st.binary(min_size=1, max_size=4) | st.from_regex(rb"\A[a-zA-Z0-9_-]{1,63}\Z"), max_size=6)
+_ends = st.sampled_from([IN_A, b"\x00\x1c\x00\x01", b"\x00\x0f\x00\x01", b"\x00\x01\x00\x03", b""])
+_plain_like = st.builds(
+    lambda flags, labels, end, behind: b"\x12\x34" + flags + HEADER[4:] + name(*labels) + end + behind,
+    st.sampled_from([b"\x01\x00", b"\x00\x00", b"\x01\x20"]),
+    _labels,
+    _ends,
+    st.sampled_from([b"", b"", b"", b"\0", b"\xc0\x0c"]),
+)
+
+
+@given(_plain_like, st.sampled_from(Transport), st.sampled_from([(), (4,), (6,), (4, 6)]))
+def test_a_plain_question_is_what_dnspython_says(
+    data: bytes, transport: Transport, given_versions: tuple[int, ...]
+) -> None:
+    """Read and answered without dnspython, a question is the same, and its answer byte for byte."""
+    query = read_query(data, transport)
+    if isinstance(query, MalformedQuery) or not query.is_plain:
+        return
+    message = dns.message.from_wire(data)
+    (question,) = message.question
+    assert (query.id, query.text) == (message.id, question.name.to_text(omit_final_dot=True))
+    assert (query.query_type, query.type_text) == (question.rdtype, dns.rdatatype.to_text(question.rdtype))
+    addresses: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("198.18.0.1"), 6: IPv6Address("2001:2::1")}
+    answer = dns.message.make_response(message, recursion_available=True, our_payload=UDP_BYTES_MAX, pad=0)
+    for version in given_versions:
+        if version == (4 if query.wants_ipv4 else 6):
+            record = (question.name, 60, question.rdclass, question.rdtype, str(addresses[version]))
+            answer.answer.append(dns.rrset.from_text(*record))
+    built = build_answer(query, [addresses[version] for version in given_versions], 60)
+    assert built == answer.to_wire(max_size=query.payload_max)
+
+
+def test_the_common_questions_are_plain() -> None:
+    """What the C library asks needs no more than that."""
+    for query_type in ("A", "AAAA"):
+        message = dns.message.make_query("a-1.Example_2.com", query_type)
+        query = read_query(message.to_wire())
+        assert isinstance(query, Query)
+        assert query.is_plain
+        assert query.host == DomainName("a-1.example_2.com")

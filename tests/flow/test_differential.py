@@ -39,11 +39,14 @@ def is_dialled_as_it_is(address: Address) -> bool:
     return address not in (GATEWAY_IPV4, GATEWAY_IPV6) and not any(address in network for network in CELLS_OWN)
 
 
-@given(
+EXAMPLES = (
     policies,
     st.lists(destinations, min_size=1, max_size=5),
     st.lists(raw_addresses.filter(is_dialled_as_it_is), min_size=5, max_size=5),
 )
+
+
+@given(*EXAMPLES)
 @settings(
     max_examples=60,
     deadline=None,
@@ -54,6 +57,11 @@ def test_enforcement_dns_and_log_agree(
     ours: Authority, policy: Policy, targets: list[Destination], resolved: list[Address]
 ) -> None:
     """One policy gives one answer: a connection passes, a lookup is allowed and the record says so, or none of it."""
+    assert_agreement(ours, policy, targets, resolved)
+
+
+def assert_agreement(ours: Authority, policy: Policy, targets: list[Destination], resolved: list[Address]) -> None:
+    """Try every target through egress under a policy, a name having the address of `resolved` in its place."""
     policy = replace(policy, generation=Generation(1))
     far_end = FarEnd(echo)
     internet = Internet()

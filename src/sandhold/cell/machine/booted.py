@@ -23,7 +23,7 @@ from sandhold.cell.machine.frames import Frame, FrameError, FrameReader, Kind
 from sandhold.cell.machine.monitor import Monitor
 from sandhold.cell.machine.outer import end_child, last_words, outer_spec, qemu_ended, socket_pair, start_machine
 from sandhold.cell.machine.parts import open_parts, plug_cable
-from sandhold.cell.machine.qemu import Beginning, command_line, host_clock_khz
+from sandhold.cell.machine.qemu import Beginning, command_line, host_clock
 from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import CellSpec, Template, TemplateKind
 from sandhold.linux.locks import locked
@@ -59,6 +59,8 @@ def make_snapshot(vm: Path, boot: BootFiles, shape: Shape, name: str) -> bool:
             place = stack.enter_context(_place(vm, _NO_WAIT_S))
         except TimeoutError:
             return False
+        if snapshots.find(vm, name) is not None:
+            return True  # somebody was quicker
         memory = snapshots.new_memory(shape.memory)
         stack.callback(os.close, memory)
         with _machine(place, boot, shape, memory, BOOT_S_MAX) as control:
@@ -116,7 +118,7 @@ def _machine(place: Path, boot: BootFiles, shape: Shape, memory: int, boot_s_max
         parts = open_parts(boot, _blank_disk(shape.disk, stack), ends, stack)
         mounts = snapshots.empty_shares(shape)
         is_tap = not shuttles
-        line = command_line(shape, mounts, host_clock_khz(), has_tap=is_tap, beginning=Beginning.TO_KEEP)
+        line = command_line(shape, mounts, host_clock(), has_tap=is_tap, beginning=Beginning.TO_KEEP)
         _, said = start_machine(outer, line, parts)
         stack.enter_context(said)
         _await_waiting(ours, outer, said, boot_s_max)

@@ -36,7 +36,7 @@ from sandhold.cell.machine.outer import (
 )
 from sandhold.cell.machine.parts import helper_user, open_parts, plug_cable, spawn_link
 from sandhold.cell.machine.plan import GuestMount
-from sandhold.cell.machine.qemu import Beginning, command_line, host_clock_khz
+from sandhold.cell.machine.qemu import Beginning, command_line, host_clock
 from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import (
     AGENT_USER,
@@ -242,7 +242,7 @@ def open_microvm(
                 ends += more
             parts = open_parts(boot, layer, ends, given)
             beginning = Beginning.BOOT if snapshot is None else Beginning.RESTORED
-            line = command_line(shape, mounts, host_clock_khz(), has_tap=not shuttles, beginning=beginning)
+            line = command_line(shape, mounts, host_clock(), has_tap=not shuttles, beginning=beginning)
             machine, said = start_machine(outer, line, parts)
             undo.enter_context(said)
             if snapshot is not None and control is not None:

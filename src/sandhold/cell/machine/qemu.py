@@ -86,6 +86,14 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class HostClock:
+    """What an emulated machine counts time by: the host processor's counter. `is_steady`: its speed never changes."""
+
+    khz: int
+    is_steady: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Descriptors:
     """What a machine is made of, as descriptors, in the order in which QEMU is started with them; the last two are
     there for one that does not just boot."""
@@ -114,7 +122,7 @@ def whole_cpus(cpus: float) -> int:
 def command_line(
     shape: Shape,
     mounts: Sequence[GuestMount],
-    clock_khz: int,
+    clock: HostClock,
     *,
     has_tap: bool = True,
     beginning: Beginning = Beginning.BOOT,
@@ -130,7 +138,7 @@ def command_line(
     line += [*_machine(shape, beginning), *_processor(shape.acceleration)]
     line += ["-smp", str(shape.cpus), "-m", f"{shape.memory // MEMORY_STEP}M"]
     line += ["-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}"]
-    line += ["-append", kernel_words(shape.acceleration, clock_khz)]
+    line += ["-append", kernel_words(shape.acceleration, clock)]
     board = shape.board
     line += _disk(board, root, "root", f"serial={ROOT_SERIAL}", is_read_only=True)
     line += _disk(board, layer, "layer", f"serial={LAYER_SERIAL}", is_read_only=False)
@@ -146,24 +154,31 @@ def command_line(
     return tuple(line)
 
 
-def kernel_words(acceleration: Acceleration, clock_khz: int) -> str:
+def kernel_words(acceleration: Acceleration, clock: HostClock) -> str:
     """Return the kernel's command line. Documentation/admin-guide/kernel-parameters.txt of the kernel.
 
-    An emulated machine has no clock to measure its own by, and a kernel that is not told hangs in `calibrate_delay`.
+    An emulated machine has no clock to measure its own by, and a kernel that is not told hangs in `calibrate_delay`. It
+    keeps time by a counter whose speed is known for good; else it counts its own ticks.
     """
     words = "console=ttyS0 quiet panic=-1 reboot=t 8250.nr_uarts=1 i8042.noprobe audit=0 apparmor=0 cryptomgr.notests"
     if acceleration is Acceleration.TCG:
-        words += f" tsc_early_khz={clock_khz} mitigations=off nokaslr no_timer_check tsc=reliable random.trust_cpu=on"
+        counter = "reliable" if clock.is_steady else "unstable"
+        words += f" tsc_early_khz={clock.khz} tsc={counter} mitigations=off nokaslr no_timer_check random.trust_cpu=on"
     return words
 
 
-def host_clock_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
-    """Return the speed of the host's first processor in kHz."""
+def host_clock(cpuinfo: Path = Path("/proc/cpuinfo")) -> HostClock:
+    """Return the clock of the host's first processor. Where the host is a machine itself, its kernel names the speed of
+    the counter; elsewhere it names the processor's at the moment, which changes."""
+    khz, is_steady = _SECONDS_OF_CALIBRATION_HZ, False
     for line in cpuinfo.read_text("ascii", "replace").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "cpu MHz":
-            return int(float(value) * 1000)
-    return _SECONDS_OF_CALIBRATION_HZ
+            khz = int(float(value) * 1000)
+        elif name.strip() == "flags":
+            is_steady = {"hypervisor", "constant_tsc"} <= set(value.split())
+            break
+    return HostClock(khz, is_steady=is_steady)
 
 
 def _machine(shape: Shape, beginning: Beginning) -> list[str]:

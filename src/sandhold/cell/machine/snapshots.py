@@ -20,13 +20,13 @@ import secrets
 import shutil
 import stat
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.machine.acceleration import surroundings
 from sandhold.cell.machine.code import agent_archive
 from sandhold.cell.machine.plan import GuestMount
-from sandhold.cell.machine.qemu import Beginning, command_line
+from sandhold.cell.machine.qemu import Beginning, command_line, host_clock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,9 +88,9 @@ class Snapshot:
 
 
 def name_of(boot: BootFiles, shape: Shape) -> str:
-    """Return the name of a snapshot by rule 2. The list of devices and their order is in the command line; the clock
-    that an emulated kernel is told may be any, and the cable is told apart when a snapshot is used."""
-    line = command_line(shape, empty_shares(shape), 0, beginning=Beginning.RESTORED)
+    """Return the name of a snapshot by rule 2. The list of devices and their order is in the command line; the speed
+    of the clock that an emulated kernel is told may be any, and another cable is found out when a snapshot is used."""
+    line = command_line(shape, empty_shares(shape), replace(host_clock(), khz=0), beginning=Beginning.RESTORED)
     agent = hashlib.sha256(agent_archive()).hexdigest()
     facts = (FORMAT, boot.key, agent, surroundings(), line, asdict(shape))
     return f"{boot.key}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"

@@ -5,20 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from sandhold.cell.machine.plan import GuestMount
 from sandhold.cell.machine.qemu import (
     Acceleration,
     Beginning,
     Board,
+    HostClock,
     Shape,
     command_line,
-    host_clock_khz,
+    host_clock,
     kernel_words,
     whole_cpus,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+CLOCK = HostClock(2445009, is_steady=True)
 
 
 def shape(acceleration: Acceleration = Acceleration.TCG, *, cpus: float = 1) -> Shape:
@@ -28,7 +33,7 @@ def shape(acceleration: Acceleration = Acceleration.TCG, *, cpus: float = 1) -> 
 
 def line(*mounts: GuestMount, acceleration: Acceleration = Acceleration.TCG, cpus: float = 1) -> tuple[str, ...]:
     """Return the command line of a small machine."""
-    return command_line(shape(acceleration, cpus=cpus), mounts, 2_000_000)
+    return command_line(shape(acceleration, cpus=cpus), mounts, CLOCK)
 
 
 def test_nothing_is_there_by_default() -> None:
@@ -67,22 +72,32 @@ def test_a_part_of_a_processor_is_one() -> None:
 
 def test_an_emulated_kernel_is_told_its_clock() -> None:
     """Without that the kernel hangs where it measures; with the processor's help it has a clock of its own."""
-    assert "tsc_early_khz=2445009" in kernel_words(Acceleration.TCG, 2445009)
-    assert "tsc_early_khz" not in kernel_words(Acceleration.KVM, 2445009)
+    assert "tsc_early_khz=2445009 tsc=reliable" in kernel_words(Acceleration.TCG, HostClock(2445009, is_steady=True))
+    assert "tsc_early_khz=2445009 tsc=unstable" in kernel_words(Acceleration.TCG, HostClock(2445009, is_steady=False))
+    assert "tsc" not in kernel_words(Acceleration.KVM, HostClock(2445009, is_steady=True))
 
 
-def test_the_hosts_clock_is_read(tmp_path: Path) -> None:
-    """The first processor's speed counts, and a host that names none gets one that boots all the same."""
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor : 0\ncpu MHz\t\t: 2445.009\nprocessor : 1\ncpu MHz : 1\n")
-    assert host_clock_khz(cpuinfo) == 2445009
-    cpuinfo.write_text("processor : 0\n")
-    assert host_clock_khz(cpuinfo) > 0
+CLOCKS: dict[str, tuple[str, HostClock]] = {
+    "a machine of another host's": ("cpu MHz : 2445.009\nflags : fpu constant_tsc hypervisor\ncpu MHz : 1\n", CLOCK),
+    "a host whose processor changes its speed": (
+        "cpu MHz : 800.1\nflags : constant_tsc\n",
+        HostClock(800100, is_steady=False),
+    ),
+    "a counter that changes its speed": ("cpu MHz : 800.1\nflags : hypervisor\n", HostClock(800100, is_steady=False)),
+    "a host that says nothing": ("processor : 0\n", HostClock(2_000_000, is_steady=False)),
+}
+
+
+@pytest.mark.parametrize(("cpuinfo", "clock"), CLOCKS.values(), ids=CLOCKS)
+def test_the_hosts_clock_is_read(tmp_path: Path, cpuinfo: str, clock: HostClock) -> None:
+    """The first processor's speed counts, it is steady where nothing can change it, and there is always one."""
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert host_clock(tmp_path / "cpuinfo") == clock
 
 
 def test_without_a_tap_device_the_card_has_a_socket() -> None:
     """Where no tap device may be made, frames go through a datagram socket under the same number."""
-    words = command_line(shape(), (), 2_000_000, has_tap=False)
+    words = command_line(shape(), (), CLOCK, has_tap=False)
     assert words[words.index("-netdev") + 1] == "dgram,id=net,local.type=fd,local.str=7"
     assert line()[line().index("-netdev") + 1] == "tap,id=net,fd=7"
 
@@ -91,7 +106,7 @@ def test_the_other_machine_has_the_same_parts() -> None:
     """The computer that every QEMU can be gets the same devices on its own bus, and none that it has unasked."""
     mount = GuestMount("/a", "ws0", is_read_only=False)
     least, other = (
-        command_line(replace(shape(), board=board), (mount,), 2_000_000) for board in (Board.MICROVM, Board.Q35)
+        command_line(replace(shape(), board=board), (mount,), CLOCK) for board in (Board.MICROVM, Board.Q35)
     )
     assert [word.replace("-device", "-pci") for word in least if word.startswith("virtio-")] == [
         word.replace(",romfile=", "") for word in other if word.startswith("virtio-")
@@ -102,7 +117,7 @@ def test_the_other_machine_has_the_same_parts() -> None:
 
 def test_only_a_machine_that_is_kept_or_restored_has_a_monitor() -> None:
     """A machine that boots is given no socket for one, and nobody's memory but its own."""
-    booted, kept, restored = (command_line(shape(), (), 1, beginning=beginning) for beginning in Beginning)
+    booted, kept, restored = (command_line(shape(), (), CLOCK, beginning=beginning) for beginning in Beginning)
     assert not {"-mon", "-object", "-incoming"} & set(booted)
     assert "-incoming" not in kept
     assert restored[restored.index("-incoming") + 1] == "defer"

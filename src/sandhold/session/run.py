@@ -86,13 +86,12 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         _check_folders(sandbox)
         egress = stack.enter_context(EgressProcess.start(spawn, paths, name, session, os.environ))
         spec, unguarded = _guarded(_cell_spec(paths, sandbox, authority.certificate()), sandbox, folder)
+        guarding = stack.enter_context(Guarding(spec.guarded, print_log))
         cell = stack.enter_context(_open_cell(paths, sandbox, spec, spawn))
         stack.callback(egress.stop)
         egress.listen(cell)
-        drops, switches = (
-            DropCounter(cell, trail, print_log),
-            Switches(trail, lambda after: _mark(folder, session, after), print_log),
-        )
+        drops = DropCounter(cell, trail, print_log)
+        switches = Switches(trail, lambda after: _mark(folder, session, after), print_log)
         generation = egress.wait_ready()
         ask_egress(cell.asker)
         _furnish(cell, sandbox, agent)
@@ -106,7 +105,7 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
             listener=listener,
             generation=generation,
             notes=(*cell.notes, *unguarded),
-            guarding=stack.enter_context(Guarding(spec.guarded, cell.mounts, print_log)),
+            guarding=guarding.serve(cell.mounts),
             switched=switches.record,
             count_dropped=lambda: switches.retry() | drops.record(),
         )

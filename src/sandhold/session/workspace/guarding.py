@@ -43,15 +43,15 @@ GUARDS_PROGRAM: Final = "sandhold.session.workspace.guards_program"
 class Guarding:
     """Watches on the folders that guards are in, and the process that covers, while there is one."""
 
-    def __init__(self, guarded: Sequence[Mount], namespaces: Sequence[int], log: Callable[[str], None]) -> None:
-        """Begin to watch. `guarded` stands there at the start, `namespaces` are the cell's `mounts`.
+    def __init__(self, guarded: Sequence[Mount], log: Callable[[str], None]) -> None:
+        """Begin to watch, before there is a cell: what is replaced while it starts is covered too.
 
         Raises:
             OSError: when this user has too many watches of this kind.
         """
         self._guards = [(str(guard.path), guard.is_read_only, guard.is_file) for guard in guarded]
         self._folders = {os.path.dirname(path) for path, _, _ in self._guards}  # noqa: PTH120  rule 1: cheap
-        self._namespaces = tuple(namespaces)
+        self._namespaces: tuple[int, ...] = ()
         self._log = log
         self._work: tuple[Child, socket.socket, float] | None = None
         self._looked_at = 0.0
@@ -69,6 +69,11 @@ class Guarding:
         self._end_work()
         self._appearances.close()
         self._ready.close()
+
+    def serve(self, namespaces: Sequence[int]) -> Self:
+        """Cover in this cell from now on: `namespaces` are its `mounts`."""
+        self._namespaces = tuple(namespaces)
+        return self
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `act` has something to do."""

@@ -42,8 +42,8 @@ def guarding(config: Path, said: list[str]) -> Iterator[Guarding]:
         Mount(PurePosixPath(config.parent), is_read_only=False),
         Mount(PurePosixPath(config), is_read_only=True, is_file=True),
     )
-    with config.open() as no_namespace, Guarding(guards, (no_namespace.fileno(),), said.append) as made:
-        yield made
+    with config.open() as no_namespace, Guarding(guards, said.append) as made:
+        yield made.serve((no_namespace.fileno(),))
 
 
 def serve(guarding: Guarding, seconds: float, said: list[str]) -> None:
@@ -102,6 +102,15 @@ def test_a_file_in_its_place_is_noticed(guarding: Guarding, config: Path, said: 
     serve(guarding, PATIENCE_S, said)
     assert len(said) == 1
     assert "is not read-only inside: [Errno 22] setns" in said[0]
+
+
+def test_what_is_replaced_while_the_cell_starts(config: Path, said: list[str]) -> None:
+    """What happens before there is a cell is worked on once there is."""
+    guard = Mount(PurePosixPath(config), is_read_only=True, is_file=True)
+    with config.open() as no_namespace, Guarding((guard,), said.append) as guarding:
+        replace(config)
+        serve(guarding.serve((no_namespace.fileno(),)), PATIENCE_S, said)
+    assert len(said) == 1
 
 
 def test_one_that_comes_back(guarding: Guarding, config: Path, said: list[str]) -> None:

@@ -36,12 +36,12 @@ from sandhold.cell.machine.frames import (
     pack,
 )
 from sandhold.cell.machine.plan import PORT_NAME, GuestPlan, from_bytes
+from sandhold.linux.children import reap, wake_on_child
 
 if TYPE_CHECKING:
     from sandhold.cell.guest.root import GuestRoot
 
 ORDER_BYTES_MAX: Final = 8 << 20  # the kernel's own limit for arguments and environment is 6 MiB
-REAPED_AT_ONCE_MAX: Final = 256  # so that a storm of orphans cannot keep the agent from its other work
 PORT_BYTES_MAX: Final = 64 << 10  # read at once
 _RESTART: Final = 0x01234567  # reboot(2), LINUX_REBOOT_CMD_RESTART; the machine ends there
 _ADD_ENTROPY: Final = 0x40085203  # RNDADDENTROPY, random(4)
@@ -101,7 +101,7 @@ class _Agent:
 
     def run(self) -> None:
         """Wait for the session, for children and for the commands' streams, in turn."""
-        woken = _wake_on_child()
+        woken = wake_on_child()
         self._poll.register(woken, select.POLLIN)
         self._send(Kind.READY, 0, self._root.note.encode())
         while not self._is_stopping or self._outgoing:
@@ -110,9 +110,8 @@ class _Agent:
                 if fd == self._port:
                     self._serve_port(events)
                 elif fd == woken:
-                    _drain(woken)
-                    if self._reap():
-                        signal.raise_signal(signal.SIGCHLD)  # wakes the poll again, after its other descriptors
+                    for pid, code in reap(woken):
+                        self._end(pid, code)
                 elif fd in self._waited:
                     self._move(*self._waited[fd])
 
@@ -262,24 +261,15 @@ class _Agent:
         for stream in list(command.ends):
             self._close(command, stream)
 
-    def _reap(self) -> bool:
-        """Look after children that ended; True when there may be more."""
-        for _ in range(REAPED_AT_ONCE_MAX):
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return False
-            command = self._pids.pop(pid, None)
-            if command is not None:
-                code = os.waitstatus_to_exitcode(status)
-                command.status = code if code >= 0 else 128 - code
-                command.drained.clear()
-                for stream in [stream for stream in command.ends if stream != 0]:
-                    self._move(command, stream)
-                self._settle(command)
-        return True
+    def _end(self, pid: int, code: int) -> None:
+        """Note the end of a child, which is a command or an orphan."""
+        command = self._pids.pop(pid, None)
+        if command is not None:
+            command.status = code if code >= 0 else 128 - code
+            command.drained.clear()
+            for stream in [stream for stream in command.ends if stream != 0]:
+                self._move(command, stream)
+            self._settle(command)
 
     def _send(self, kind: Kind, command: int, payload: bytes = b"", stream: int = 0) -> None:
         self._outgoing += pack(Frame(kind, command, payload, stream))
@@ -325,22 +315,6 @@ def _take_time_and_chance(plan: GuestPlan, now_ns: int) -> None:
 def _be_last_to_go() -> None:
     with open("/proc/self/oom_score_adj", "wb") as file:
         file.write(b"-1000")
-
-
-def _wake_on_child() -> int:
-    """Return a descriptor that is readable after a child ended; every other signal is ignored."""
-    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    return read
-
-
-def _drain(fd: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while os.read(fd, 512):
-            pass
 
 
 def _switch_off() -> None:

@@ -23,6 +23,7 @@ from sandhold.cell.execution import AGENT_ID, Order, order_from
 from sandhold.cell.inside.command_inside import become
 from sandhold.cell.inside.mode_changes import ModeChanges
 from sandhold.cell.spec import EXTRAS_MAX
+from sandhold.linux.children import reap, wake_on_child
 from sandhold.linux.process import fork
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 MESSAGE_BYTES_MAX: Final = 4096
 ORDER_BYTES_MAX: Final = 8 << 20  # the kernel's own limit for arguments and environment is 6 MiB
 STARTING_TIMEOUT_S: Final = 20.0  # from fork to exec; a program on a dead network file system would hang process 1
-REAPED_AT_ONCE_MAX: Final = 256  # so that a storm of orphans cannot keep process 1 from the session's orders
 _DESCRIPTORS: Final = 4 + EXTRAS_MAX  # the order, three streams and what a command is given beside them
 _TTY_GROUP: Final = 5
 
@@ -57,7 +57,7 @@ class _First:
 
     def run(self) -> None:
         """Wait for the session, for children and for questions of the filter, in turn."""
-        woken = _wake_on_child()
+        woken = wake_on_child()
         self._poll.register(self._channel, select.POLLIN)
         self._poll.register(woken, select.POLLIN)
         while True:
@@ -66,9 +66,8 @@ class _First:
                     if not self._obey():
                         return
                 elif fd == woken:
-                    _drain(woken)
-                    if self._reap():
-                        signal.raise_signal(signal.SIGCHLD)  # wakes the poll again, after its other descriptors
+                    for pid, code in reap(woken):
+                        self._end(pid, code)
                 elif events & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
                     self._poll.unregister(fd)
                     os.close(fd)
@@ -145,23 +144,14 @@ class _First:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("=HHHH", rows, columns, 0, 0))
         return master, slave
 
-    def _reap(self) -> bool:
-        """Look after children that ended; True when there may be more."""
-        for _ in range(REAPED_AT_ONCE_MAX):
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return False
-            code = os.waitstatus_to_exitcode(status)
-            if self._changes.answer(pid, code):
-                continue
-            command = self._commands.pop(pid, None)
-            if command is not None:
-                del self._pids[command]
-                self._send_exit(command, code if code >= 0 else 128 - code, None)
-        return True
+    def _end(self, pid: int, code: int) -> None:
+        """Note the end of a child, which answers the filter, or is a command or an orphan."""
+        if self._changes.answer(pid, code):
+            return
+        command = self._commands.pop(pid, None)
+        if command is not None:
+            del self._pids[command]
+            self._send_exit(command, code if code >= 0 else 128 - code, None)
 
     def _send_exit(self, command: int, status: int, detail: str | None) -> None:
         self._send({"exited": command, "status": status, "detail": detail})
@@ -174,20 +164,3 @@ def _read_order(fd: int) -> dict[str, Any]:
     with open(fd, "rb", closefd=False) as file:
         raw: dict[str, Any] = json.loads(file.read(ORDER_BYTES_MAX))
     return raw
-
-
-def _wake_on_child() -> int:
-    """Return a descriptor that is readable after a child ended. Every other signal is ignored: process 1 ends when the
-    session says so and at no other time."""
-    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    return read
-
-
-def _drain(fd: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while os.read(fd, 512):
-            pass

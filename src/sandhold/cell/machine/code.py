@@ -26,6 +26,7 @@ MODULES: Final = (
     "cell/plan.py",
     "cell/inside/seeds_inside.py",
     "cell/spec.py",
+    "linux/children.py",
     "linux/interfaces.py",
     "linux/mounts.py",
     "linux/process.py",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cli import output
 from sandhold.errors import SbxError
 from sandhold.session.anchoring import anchor_outside, record_failure, shown_target
-from sandhold.session.ends import ends_with_us, find_end
+from sandhold.session.ends import find_end
 from sandhold.session.policies import CLOCK, HOST_SESSION
 from sandhold.store.audit import Trail
 from sandhold.store.heads import head_text
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 
 SHOWN_MAX: Final = 20  # a screen; the record has them all
 ALIKE_MAX: Final = 5  # of one folder, which a package manager fills by the hundred
-
-
-def say_end_if_ended(paths: Paths, name: str) -> None:
-    """Say what the session's end left, if it ends now that we have left it."""
-    if ends_with_us(paths, name):
-        say_end(paths, name)
 
 
 def say_end(paths: Paths, name: str) -> None:

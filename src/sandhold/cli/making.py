@@ -15,7 +15,7 @@ from sandhold.cli.changes import Scope, add_rules, parsed_resources, readable_po
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
 from sandhold.model.sandbox import PROTECTED, Status
-from sandhold.session import anchoring, creation, presence
+from sandhold.session import creation, presence
 from sandhold.session.furnish.variables import NO_VARIABLES, Variables, parse_variables
 from sandhold.session.workspace.patterns import parse_pattern
 from sandhold.store import sandboxes
@@ -207,6 +207,8 @@ def _with_anchor(database: Database, sandbox: Sandbox, given: dict[str, object])
     text = _text(given.get("anchor"))
     if text is None:
         return sandbox
+    from sandhold.session import anchoring  # noqa: PLC0415  with trails and policies; few give an anchor
+
     return sandboxes.set_anchor(database, sandbox.name, anchoring.parse_anchor(text, sandbox.mounts))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sandhold.agents.definitions import load_agent
-from sandhold.cli import branching, ending, output, rootfs
+from sandhold.cli import branching, output, rootfs
 from sandhold.cli.attaching import ATTACH_TRIES, attach, reach, start_request, variables_for
 from sandhold.cli.making import (
     Wishes,
@@ -27,6 +27,7 @@ from sandhold.model.rule import Effect
 from sandhold.model.sandbox import Isolation
 from sandhold.paths import Paths
 from sandhold.session import control, starting
+from sandhold.session.ends import ends_with_us
 from sandhold.session.furnish.login import missing_login
 from sandhold.session.terminals import terminal
 from sandhold.store.database import open_database
@@ -94,8 +95,8 @@ def run(  # noqa: PLR0913 - a command has as many arguments as options
         if detach:
             return _run_detached(paths, sandbox)
         status = _run_agent(paths, sandbox, prompt, context.meta[_ARGUMENTS], read_variables(given))
-        if not remove:
-            ending.say_end_if_ended(paths, sandbox.name)
+        if not remove and ends_with_us(paths, sandbox.name):
+            _say_end(paths, sandbox)
         return status
     finally:
         branching.say_how_to_review(paths, sandbox.name)
@@ -192,10 +193,16 @@ def _keep(paths: Paths, sandbox: Sandbox) -> None:
     )
 
 
+def _say_end(paths: Paths, sandbox: Sandbox) -> None:
+    from sandhold.cli import ending  # noqa: PLC0415  with trails and policies, where a session has ended
+
+    ending.say_end(paths, sandbox.name)
+
+
 def _remove(paths: Paths, sandbox: Sandbox) -> None:
     from sandhold.session.removal import remove_sandbox  # noqa: PLC0415 - only `--rm` deletes
 
     starting.stop(paths, sandbox.name, "run --rm")
-    ending.say_end(paths, sandbox.name)
+    _say_end(paths, sandbox)
     with closing(open_database(paths.database)) as database:
         branching.say_kept(remove_sandbox(paths, database, sandbox.name))

@@ -13,7 +13,6 @@ from sandhold.agents.definitions import agent_names, load_agent
 from sandhold.cell.images.templates import DEBIAN_TEMPLATE
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.sandbox import PROTECTED, Isolation, Limits, Mount, Sandbox, is_sandbox_name
-from sandhold.session.anchoring import parse_anchor
 from sandhold.session.furnish.variables import NO_VARIABLES, Variables
 from sandhold.store import sandboxes
 
@@ -105,10 +104,16 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
         slot=0,
         created_at=time.time(),
         host_variables=wanted.variables.named,
-        anchor=None if wanted.anchor is None else parse_anchor(wanted.anchor, mounts),
+        anchor=None if wanted.anchor is None else _anchor(wanted.anchor, mounts),
         protected=wanted.protected,
         needs_hardware=wanted.needs_hardware,
     )
+
+
+def _anchor(text: str, mounts: tuple[Mount, ...]) -> str:
+    from sandhold.session.anchoring import parse_anchor  # noqa: PLC0415  with trails and policies; few give an anchor
+
+    return parse_anchor(text, mounts)
 
 
 def limits(cpus: float | None = None, memory: str | None = None, kind: Isolation = Isolation.NAMESPACES) -> Limits:

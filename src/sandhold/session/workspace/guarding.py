@@ -44,11 +44,7 @@ class Guarding:
     """Watches on the folders that guards are in, and the process that covers, while there is one."""
 
     def __init__(self, guarded: Sequence[Mount], log: Callable[[str], None]) -> None:
-        """Begin to watch, before there is a cell: what is replaced while it starts is covered too.
-
-        Raises:
-            OSError: when this user has too many watches of this kind.
-        """
+        """Begin to watch, before there is a cell: what is replaced while it starts is covered too."""
         self._guards = [(str(guard.path), guard.is_read_only, guard.is_file) for guard in guarded]
         self._folders = {os.path.dirname(path) for path, _, _ in self._guards}  # noqa: PTH120  rule 1: cheap
         self._namespaces: tuple[int, ...] = ()
@@ -57,8 +53,7 @@ class Guarding:
         self._looked_at = 0.0
         self._due_at: float | None = None
         self._ready = select.epoll()
-        self._appearances = Appearances.open()
-        self._ready.register(self._appearances.fileno(), select.EPOLLIN)
+        self._appearances = self._open() if self._guards else None
         self._watch()
         self._seen = self._look()
 
@@ -67,7 +62,8 @@ class Guarding:
 
     def __exit__(self, *_: object) -> None:
         self._end_work()
-        self._appearances.close()
+        if self._appearances is not None:
+            self._appearances.close()
         self._ready.close()
 
     def serve(self, namespaces: Sequence[int]) -> Self:
@@ -90,7 +86,8 @@ class Guarding:
         now = time.monotonic()
         if self._work is not None:
             self._hear(now)
-        if self._appearances.told() and self._due_at is None:
+        is_told = self._appearances is not None and self._appearances.told()
+        if is_told and self._due_at is None:
             self._due_at = max(now, self._looked_at + LOOK_PAUSE_S)
         if self._work is not None or self._due_at is None or now < self._due_at:
             return
@@ -101,7 +98,19 @@ class Guarding:
         if any(before.get(path) != place for path, place in seen.items()):
             self._begin(now)
 
+    def _open(self) -> Appearances | None:
+        """Without, as where this user's other programs have all there may be, a sandbox starts all the same."""
+        try:
+            appearances = Appearances.open()
+        except OSError as error:
+            self._log(f"what the host replaces in the workspace is read-only inside from the next start on: {error}")
+            return None
+        self._ready.register(appearances.fileno(), select.EPOLLIN)
+        return appearances
+
     def _watch(self) -> None:
+        if self._appearances is None:
+            return
         for folder in self._folders:
             with contextlib.suppress(OSError):  # it is gone, or this user has too many: the end of the session reports
                 self._appearances.watch(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import time
 from pathlib import PurePosixPath
@@ -111,6 +112,32 @@ def test_what_is_replaced_while_the_cell_starts(config: Path, said: list[str]) -
         replace(config)
         serve(guarding.serve((no_namespace.fileno(),)), PATIENCE_S, said)
     assert len(said) == 1
+
+
+def test_no_watch_to_be_had(config: Path, said: list[str]) -> None:
+    """Where there are no watches any more, that is said, and nothing else fails."""
+    guard = Mount(PurePosixPath(config), is_read_only=True, is_file=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # one more descriptor, which waiting takes
+    try:
+        guarding = Guarding((guard,), said.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with guarding:
+        replace(config)
+        guarding.act()
+        assert guarding.due() == ()
+    assert len(said) == 1
+    assert "from the next start on: [Errno 24] inotify_init1" in said[0]
+
+
+def test_nothing_to_guard(said: list[str]) -> None:
+    """Without guards nothing is watched."""
+    with Guarding((), said.append) as guarding:
+        guarding.act()
+        assert (guarding.due(), said) == ((), [])
 
 
 def test_one_that_comes_back(guarding: Guarding, config: Path, said: list[str]) -> None:

@@ -17,9 +17,10 @@ Rules:
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_network
 from typing import TYPE_CHECKING, Final
 
 from sandhold.model.decision import Reason
@@ -139,6 +140,16 @@ def opens_floor(network: Network) -> bool:
     return _is_isatap_network(network) or any(_contains(each.network, network) for each in FLOOR)
 
 
+def is_clear_of_floor(network: Network) -> bool:
+    """Whether an IPv4 network has no address of the floor and none that nothing opens: most need no closer look."""
+    if not isinstance(network, IPv4Network):
+        return False
+    first = int(network.network_address)
+    last = first | int(network.hostmask)
+    before = bisect.bisect_right(_CLOSED_IPV4_FIRST, last) - 1
+    return before < 0 or _CLOSED_IPV4_LAST[before] < first
+
+
 def never_opened_range(network: Network) -> FloorRange | None:
     """Return the range marked `Opening.NEVER` that the whole network lies in, plain or carried."""
     carried = embedded_ipv4(network.network_address) if network.prefixlen == network.max_prefixlen else ()
@@ -230,3 +241,14 @@ def _masks(ranges: Iterable[FloorRange]) -> dict[int, _Masks]:
 
 _FLOOR_MASKS: Final = _masks(FLOOR)
 _NEVER_MASKS: Final = _masks(each for each in FLOOR if each.opening is Opening.NEVER)
+_CLOSED_IPV4: Final = tuple(
+    collapse_addresses(
+        (
+            *(each.network for each in FLOOR if isinstance(each.network, IPv4Network)),
+            *(IPv4Network(each) for each in METADATA if isinstance(each, IPv4Address)),
+        )
+    )
+)
+"""Sorted, and none within another: of all that start before an address, the last alone can hold it."""
+_CLOSED_IPV4_FIRST: Final = [int(each.network_address) for each in _CLOSED_IPV4]
+_CLOSED_IPV4_LAST: Final = [int(each.broadcast_address) for each in _CLOSED_IPV4]

@@ -41,7 +41,7 @@ from sandhold.model.rule import (
     Pattern,
     PortRange,
 )
-from sandhold.policy.addresses import floor_range_within, floor_reason, never_opened_range
+from sandhold.policy.addresses import floor_range_within, floor_reason, is_clear_of_floor, never_opened_range
 
 if TYPE_CHECKING:
     from sandhold.policy.addresses import Network
@@ -228,6 +228,8 @@ def _refuse_unenforceable(pattern: Pattern) -> None:
 
 
 def _refuse_unenforceable_network(network: Network) -> None:
+    if is_clear_of_floor(network):
+        return
     never = never_opened_range(network)
     if never is not None:
         hint = (

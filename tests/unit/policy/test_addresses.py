@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sandhold.model.cell_addresses import GATEWAY_IPV4, GATEWAY_IPV6, SYNTHETIC_IPV4, SYNTHETIC_IPV6
 from sandhold.model.decision import Reason
@@ -14,6 +16,7 @@ from sandhold.policy.addresses import (
     embedded_ipv4,
     floor_range_within,
     floor_reason,
+    is_clear_of_floor,
     is_never_opened,
     never_opened_range,
     opens_floor,
@@ -212,3 +215,26 @@ def test_a_network_nothing_opens_is_recognised() -> None:
     for text in ("127.0.0.0/8", "127.0.0.2/32", "239.0.0.0/8", "::/128", "64:ff9b::7f00:2/128"):
         assert never_opened_range(ip_network(text)) is not None, text
     assert never_opened_range(IPv4Network("10.0.0.0/8")) is None
+
+
+@given(
+    st.one_of(
+        st.sampled_from([int(each.network.network_address) for each in FLOOR if each.network.version == 4]),
+        st.sampled_from([int(each) for each in METADATA if each.version == 4]),
+        st.integers(0, 2**32 - 1),
+    ),
+    st.integers(-2, 2),
+    st.integers(0, 32),
+)
+@settings(max_examples=500, deadline=None)
+def test_a_network_is_clear_of_the_floor_when_it_shares_no_address(near: int, off: int, length: int) -> None:
+    """A network that needs no closer look shares no address with the floor, nor with what is metadata."""
+    network = IPv4Network(((near + off) % 2**32, length), strict=False)
+    shared = any(network.overlaps(each.network) for each in FLOOR if isinstance(each.network, IPv4Network))
+    has_metadata = any(each in network for each in METADATA if isinstance(each, IPv4Address))
+    assert is_clear_of_floor(network) is not (shared or has_metadata)
+
+
+def test_no_ipv6_network_is_taken_for_clear() -> None:
+    """What may carry an IPv4 address is always looked at."""
+    assert not is_clear_of_floor(IPv6Network("2606:4700::/32"))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import faulthandler
 import random
 import resource
+import signal
 import sys
 import time
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 TRACED_ONE_IN: Final = 20  # of the executions of a run, at its start
 TRACED_MAX: Final = 50_000  # by then a parser of a few hundred lines shows a new step once in thousands of inputs
 BATCH: Final = 1000  # executions between two looks at the clock
-HANG_S: Final = 60.0  # for a batch that takes a quarter of a second; then the interpreter says where it is and ends
+HANG_S: Final = (
+    60.0  # of processor time for a batch that takes a quarter; then the interpreter says where it is and ends
+)
+STUCK_S: Final = 900.0  # of waiting, for parsers that read sockets; a process that others leave no time waits as well
 KEPT_MAX: Final = 2000  # inputs to start from: more than any parser here has kinds of answers
 INPUT_BYTES_MAX: Final = 80_000  # beyond the largest limit of any parser
 LARGE_ONE_IN: Final = 2000  # most rules are about small inputs; the limits are about large ones
@@ -156,11 +160,15 @@ class Steps:
 
 @contextmanager
 def _hang_watch() -> Iterator[None]:
-    faulthandler.dump_traceback_later(HANG_S, exit=True)
+    faulthandler.register(signal.SIGPROF, chain=True)  # the default action behind it ends the process
+    faulthandler.dump_traceback_later(STUCK_S, exit=True)
+    signal.setitimer(signal.ITIMER_PROF, HANG_S)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
+        faulthandler.unregister(signal.SIGPROF)
 
 
 def mutate(chance: random.Random, starts: Sequence[bytes], words: Sequence[bytes]) -> bytes:

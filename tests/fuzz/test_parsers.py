@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from sandhold.model.destination import MalformedError, parse_host
 from tests.fuzz.engine import TRACED_ONE_IN, BrokenError, Target, fuzz, mutate
 from tests.fuzz.run import TARGETS
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
@@ -36,6 +42,28 @@ def test_a_broken_rule_is_found_and_shown() -> None:
 
     with pytest.raises(BrokenError, match="fromhex"):
         fuzz(Target("broken", (b"start",), (b"GET",), lambda _: check), seed=1, executions=100_000)
+
+
+HANGING = """
+from tests.fuzz import engine
+engine.HANG_S = 0.2
+
+def check(data):
+    while data != b"start":
+        pass
+    return "an answer"
+
+engine.fuzz(engine.Target("hanging", (b"start",), (), lambda _: check), seed=1, executions=10)
+"""
+
+
+def test_a_parser_that_hangs_is_shown() -> None:
+    """A parser that never answers ends the run, with the line where it is."""
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == -signal.SIGPROF
+    assert "in check" in done.stderr
 
 
 def test_a_step_that_is_new_is_kept() -> None:

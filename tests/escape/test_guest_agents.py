@@ -193,5 +193,6 @@ def test_a_disk_that_is_none_any_more(lab: Installation) -> None:
     refused = lab("exec", "lab", "true")
     assert refused.status == 125
     assert "damaged beyond what `e2fsck` can mend" in refused.err
+    assert "Traceback" not in lab.ok("logs", "lab")
     kept.rename(disk)
     assert lab.ok("exec", "lab", "cat", "/opt/kept") == "kept\n"

@@ -71,9 +71,10 @@ def _serve(given: dict[str, str], link: socket.socket) -> None:
 def _receive_sockets(link: socket.socket) -> Inside | None:
     """Wait for the sockets inside, as many as `Inside` has; None when the session ends before there is a cell."""
     message, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES_MAX, SOCKETS + 1, socket.MSG_CMSG_CLOEXEC)
-    if not message:
+    said = json.loads(message or b"{}")
+    if "users" not in said:
         return None
-    users = tuple(IdRange(*line) for line in json.loads(message)["users"])
+    users = tuple(IdRange(*line) for line in said["users"])
     sockets = [socket.socket(fileno=fd) for fd in fds]
     if len(sockets) != SOCKETS + bool(users):
         for one in sockets:

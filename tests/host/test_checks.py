@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from sandhold.cell.machine.acceleration import Verdict
 from sandhold.cell.machine.qemu import Acceleration, Board
 
 if TYPE_CHECKING:
-    from tests.host.conftest import OpenCell
+    from tests.host.conftest import OpenCell, Person
 
 MACHINES = Verdict(Acceleration.TCG, "nobody has tried", is_settled=False)
 HELD = ("kernel", "seccomp filter", "user namespaces", "ip", "nft", "network in a namespace", "overlay file system")
@@ -24,6 +25,14 @@ def test_a_host_that_holds_a_cell_passes(cell: OpenCell) -> None:
     assert {name: checks[name] for name in HELD if not checks[name].is_ok} == {}
     assert all(check.found for check in checks.values())
     assert all(check.fix is None for check in checks.values() if check.is_ok)
+
+
+def test_who_made_a_connection_is_no_need(person: Person) -> None:
+    """A host whose kernel cannot tell is said to lack it, and holds cells all the same."""
+    (check,) = [check for check in host_checks(MACHINES) if check.name == "users of connections"]
+    with closing(person.start()) as cell:
+        told = cell.ask(do="owners", argv=["/usr/bin/true"])
+    assert (check.is_ok, check.is_needed) == (told["status"] is not None, False)
 
 
 VERDICTS: dict[str, tuple[Verdict, bool, str, str | None]] = {

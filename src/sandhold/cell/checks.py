@@ -15,6 +15,7 @@ from sandhold.cell.machine.qemu import MACHINE_PROGRAMS, Board
 from sandhold.cell.network import dropped, open_network
 from sandhold.linux.limits import open_control_group
 from sandhold.linux.process import find_program, spawn_module
+from sandhold.linux.sock_diag import open_sock_diag
 from sandhold.linux.syscalls import Machine
 from sandhold.linux.users import helpers_missing, subordinate_range
 from sandhold.model.sandbox import Limits
@@ -55,7 +56,10 @@ def host_checks(machines: Verdict) -> tuple[Check, ...]:
         _program("nft", "nftables"),
         _network(),
         _overlays(),
-        *(replace(check, is_needed=False) for check in (_builder(), _subordinate_ids(), _control_groups())),
+        *(
+            replace(check, is_needed=False)
+            for check in (_builder(), _subordinate_ids(), _control_groups(), _socket_owners())
+        ),
         *(replace(_program(name, package), is_needed=False) for name, package in MACHINE_PROGRAMS),
         replace(_virtual_machines(machines), is_needed=False),
     )
@@ -119,6 +123,16 @@ def _network() -> Check:
     except (OSError, TimeoutError) as error:
         return _missing(name, str(error), "sudo modprobe nf_tables nf_nat nft_fib_inet nft_ct nft_reject_inet")
     return _fine(name, "made, captured by nftables, read and ended")
+
+
+def _socket_owners() -> Check:
+    """Without them records do not say which user inside made a connection."""
+    name = "users of connections"
+    try:
+        open_sock_diag().close()
+    except OSError as error:
+        return _missing(name, error.strerror or str(error), "sudo modprobe inet_diag tcp_diag")
+    return _fine(name, "told by the kernel")
 
 
 def _overlays() -> Check:

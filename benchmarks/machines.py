@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cell.boot.boot_files import find_boot_files
 from sandhold.cell.images.templates import find_template
 from sandhold.cell.machine import acceleration, snapshots
-from sandhold.cell.machine.parts import default_shape
+from sandhold.cell.machine.parts import first_shape
 from sandhold.cell.machine.qemu import Board
+from sandhold.model.sandbox import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,7 +172,7 @@ def _nothing_to_restore(sbx: _Sbx) -> Iterator[None]:
     data = Path(sbx.environment["XDG_DATA_HOME"]) / "sandhold"
     boot = find_boot_files(data / "vm", find_template(data / "templates", "debian"))
     assert boot is not None
-    shape = replace(default_shape(acceleration.look(data / "vm").acceleration), memory=MEMORY_BYTES)
+    shape = first_shape(Limits(None, MEMORY_BYTES, 0), acceleration.look(data / "vm").acceleration)
     names = [snapshots.name_of(boot, replace(shape, board=board)) for board in Board]
     folder = data / "vm" / snapshots.FOLDER
     kept = [name for name in names if (folder / name).is_dir()]

@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,11 +15,13 @@ import pytest
 from sandhold.cell.boot.boot_files import boot_files
 from sandhold.cell.images.templates import find_template
 from sandhold.cell.machine import snapshots
+from sandhold.cell.machine.acceleration import look
 from sandhold.cell.machine.parts import shape_of
 from sandhold.cell.machine.qemu import Acceleration, Board
 from sandhold.cell.spec import CellSpec
 from sandhold.linux.process import spawn_module
-from sandhold.model.sandbox import Limits
+from sandhold.model.sandbox import Isolation, Limits, Mount
+from sandhold.session.creation import limits
 from sandhold.session.machines import Kind, kind_of, open_quickly
 from tests.installation import wait_until
 from tests.isolation import microvm_lacks
@@ -100,6 +102,17 @@ def test_two_machines_from_one_snapshot_are_two(sbx: Installation, project: Path
     sbx.ok("exec", "-u", "root", "one", "sh", "-c", "echo kept > /opt/kept")
     sbx.ok("stop", "one")
     assert sbx.ok("exec", "one", "cat", "/opt/kept", "hello.txt") == "kept\nhello from the host\n"
+
+
+def test_the_usual_snapshot_can_be_made_beforehand(sbx: Installation, project: Path) -> None:
+    """What `sbx template build --microvm` makes is what a sandbox starts from that was created without limits."""
+    sbx.ok("template", "build", "--microvm", "debian")
+    vm = sbx.data / "sandhold" / "vm"
+    template = find_template(sbx.data / "sandhold" / "templates", "debian")
+    mounts = (Mount(PurePosixPath(project), is_read_only=False),)
+    spec = CellSpec("lab", template, sbx.home / "layer", mounts, (), limits(kind=Isolation.MICROVM), slot=9)
+    kind = kind_of(vm, boot_files(vm, template, lambda *_: None), shape_of(spec, look(vm).acceleration))
+    assert snapshots.find(vm, kind.name) is not None
 
 
 def test_a_machine_gives_back_what_its_programs_used(sbx: Installation, project: Path) -> None:

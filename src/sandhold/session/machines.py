@@ -19,10 +19,12 @@ from sandhold.cell.images.templates import find_template
 from sandhold.cell.machine import snapshots
 from sandhold.cell.machine.booted import make_snapshot
 from sandhold.cell.machine.microvm import MicrovmCell, open_microvm
-from sandhold.cell.machine.parts import default_shape, shape_of
+from sandhold.cell.machine.parts import first_shape, shape_of
 from sandhold.cell.machine.qemu import Board
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.linux.process import spawn_module
+from sandhold.model.sandbox import Isolation
+from sandhold.session.creation import limits
 from sandhold.session.isolation import EMULATED, require_hardware
 from sandhold.session.trial import settle
 
@@ -93,7 +95,8 @@ def prepare_snapshot(paths: Paths, template: str, show: Callable[[str], None]) -
     if boot is None:
         return "what it boots from is gone again"
     verdict = settle(paths)
-    kind = kind_of(paths.vm, boot, replace(default_shape(verdict.acceleration), board=verdict.board))
+    shape = first_shape(limits(kind=Isolation.MICROVM), verdict.acceleration)
+    kind = kind_of(paths.vm, boot, replace(shape, board=verdict.board))
     if snapshots.find(kind.vm, kind.name) is None:
         show(f"microvm {template}: starting a machine once, to start others from")
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from sandhold.cell.machine.qemu import PROGRAM, Acceleration, Board
 DEVICE: Final = Path("/dev/kvm")
 DRIVERS: Final = ("kvm_intel", "kvm_amd")
 TRIAL_S_MAX: Final = 30.0  # a machine that the processor runs itself is ready in one; one that hangs never is
+FAILURE_S: Final = 7 * 86400.0  # a week: a trial may have failed for what has passed, and costs a minute
 PROOF: Final = "kvm.json"
 UNTRIED: Final = "no machine has been tried with `/dev/kvm`; `sbx template build --microvm` does that"
 PROOF_BYTES_MAX: Final = 4096
@@ -91,14 +93,16 @@ def record(folder: Path, proof: Proof) -> None:
 
 
 def read_proof(folder: Path) -> Proof | None:
-    """Return what a trial in these surroundings found; None when there was none, or it cannot be read."""
+    """Return what a trial in these surroundings found; None when there was none, it cannot be read, or it
+    failed long ago."""
     try:
         with (folder / PROOF).open("rb") as file:
             match json.loads(file.read(PROOF_BYTES_MAX)):
                 case {"surroundings": str(where), "works": bool(works), "detail": str(detail), "board": str(board)} if (
                     where == surroundings()
                 ):
-                    return Proof(works, detail, Board(board))
+                    age_s = time.time() - os.fstat(file.fileno()).st_mtime
+                    return Proof(works, detail, Board(board)) if works or abs(age_s) < FAILURE_S else None
     except (OSError, ValueError):
         return None
     return None

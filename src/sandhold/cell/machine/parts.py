@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.identity import identity_for
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sandhold.cell.namespaces import NamespacesCell
     from sandhold.cell.spec import CellSpec
     from sandhold.linux.process import Child
+    from sandhold.model.sandbox import Limits
 
 MEMORY_DEFAULT: Final = 4 << 30  # where nothing is said: the guest's kernel spends a part of whatever it is given
 CPUS_MAX_DEFAULT: Final = min(os.cpu_count() or 1, 8)  # where nothing is said: each costs a guest memory and time
@@ -52,18 +54,14 @@ def plug_cable(spec: CellSpec, outer: NamespacesCell, stack: contextlib.ExitStac
 
 def shape_of(spec: CellSpec, acceleration: Acceleration) -> Shape:
     """Return how the machine of a sandbox is made."""
-    return Shape(
-        acceleration,
-        cpus=whole_cpus(spec.limits.cpus or CPUS_MAX_DEFAULT),
-        memory=(spec.limits.memory or MEMORY_DEFAULT) // MEMORY_STEP * MEMORY_STEP,
-        disk=disk_bytes(spec.layer),
-        shares=len(spec.mounts),
-    )
+    return replace(first_shape(spec.limits, acceleration), disk=disk_bytes(spec.layer), shares=len(spec.mounts))
 
 
-def default_shape(acceleration: Acceleration) -> Shape:
-    """Return how the machine of a sandbox is made that nothing was said about, with one folder."""
-    return Shape(acceleration, CPUS_MAX_DEFAULT, MEMORY_DEFAULT, DISK_BYTES_MAX, shares=1)
+def first_shape(limits: Limits, acceleration: Acceleration) -> Shape:
+    """Return how the machine of a sandbox with these limits and one folder is made when it starts the first time."""
+    cpus = whole_cpus(limits.cpus or CPUS_MAX_DEFAULT)
+    memory = (limits.memory or MEMORY_DEFAULT) // MEMORY_STEP * MEMORY_STEP
+    return Shape(acceleration, cpus, memory, DISK_BYTES_MAX, shares=1)
 
 
 def open_parts(boot: BootFiles, layer: int, ends: tuple[int, ...], stack: contextlib.ExitStack) -> Descriptors:

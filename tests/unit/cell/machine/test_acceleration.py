@@ -47,12 +47,18 @@ def test_a_trial_in_vain_is_not_made(host: Path, take_away: Callable[[Path], obj
 
 @pytest.mark.skipif(not os.access(PROGRAM, os.X_OK), reason="QEMU (`qemu-system-x86`) is not installed")
 def test_what_a_trial_found_is_kept_for_these_surroundings(tmp_path: Path) -> None:
-    """A proof holds for this QEMU, kernel and processor; a failed trial is not repeated, a damaged proof is none."""
+    """A proof holds for this QEMU, kernel and processor, one of a failure for a week, and a damaged proof is none."""
     acceleration.record(tmp_path, acceleration.Proof(works=False, detail="it hung"))
     proof = acceleration.read_proof(tmp_path)
     assert proof == acceleration.Proof(works=False, detail="it hung")
     acceleration.record(tmp_path, acceleration.Proof(works=True, detail="", board=Board.Q35))
     assert acceleration.read_proof(tmp_path) == acceleration.Proof(works=True, detail="", board=Board.Q35)
+    os.utime(tmp_path / acceleration.PROOF, (1, 1))
+    assert acceleration.read_proof(tmp_path) is not None
+    acceleration.record(tmp_path, acceleration.Proof(works=False, detail="it hung"))
+    os.utime(tmp_path / acceleration.PROOF, (1, 1))
+    assert acceleration.read_proof(tmp_path) is None
+    acceleration.record(tmp_path, acceleration.Proof(works=True, detail=""))
     (tmp_path / acceleration.PROOF).write_text("{")
     assert acceleration.read_proof(tmp_path) is None
     (tmp_path / acceleration.PROOF).write_text('{"surroundings": "others", "works": true, "detail": ""}')

@@ -244,6 +244,25 @@ def test_a_crash_of_what_all_connections_need_ends_egress(egress: StartEgress, t
     assert there.accepted == 1
 
 
+def test_a_crash_of_the_recorder_ends_egress(
+    egress: StartEgress, internet: Internet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When what records crashes nothing is dialled, and egress ends instead of denying everything from then on."""
+    monkeypatch.setattr(server, "FLUSH_TIMEOUT_S", 0.5)
+    gate = egress(policy("allow good.test:22"))
+
+    def crash(*_: object) -> None:
+        raise ValueError("as if we were wrong")
+
+    monkeypatch.setattr("sandhold.egress.recording.Recorder._sift", crash)
+    sock = gate.dial("192.0.2.7", 22)
+    with suppress(OSError):
+        sock.sendall(b"SSH-2.0-x\r\n")
+        assert sock.recv(1) == b""
+    gate.wait_ended()
+    assert internet.is_untouched
+
+
 def test_a_thousand_connections_at_once_are_all_served_and_recorded(egress: StartEgress, there: FarEnd) -> None:
     """Nothing is lost and nothing is off the record when everything comes at once."""
     gate = egress(policy("allow good.test:22"))

@@ -1,7 +1,8 @@
 """Random policies and destinations, made from the input as a seed, judged by the index and by the slow reference.
 
 One execution is one policy of up to a dozen rules and six destinations, each judged alone and with an address that its
-name has, one of them without a port as DNS asks, and some together as the claims of one connection.
+name has, one of them without a port as DNS asks, and some together as the claims of one connection. What is read back
+from the record of a decision is that decision.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
 from sandhold.model.destination import Destination, DomainName, HostService, Source, canonical_address
+from sandhold.model.event import Connection, EventId, Via
 from sandhold.model.rule import (
     EVERY_PORT,
     WEB_PORTS,
@@ -29,13 +31,17 @@ from sandhold.model.rule import (
 )
 from sandhold.policy.decide import decide, decide_address, decide_any_port, decide_claims
 from sandhold.policy.index import PolicyIndex
+from sandhold.store.encoding import FIRST_PREVIOUS, Envelope, encode_line
+from sandhold.store.records import decode_record
 from tests.fuzz.engine import Target
 from tests.unit.policy import reference
 from tests.unit.policy.strategies import ADDRESSES, ENDS, GLOBS, LABELS, NOW, PORTS, SANDBOXES
+from tests.unit.store.samples import NOON
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from sandhold.model.decision import Decision
     from sandhold.model.destination import Host
     from sandhold.model.rule import Pattern
     from tests.fuzz.engine import Check
@@ -46,6 +52,7 @@ TARGETS_EACH: Final = 6
 RULES_MAX: Final = 12
 _KNOWN: Final = tuple(ip_address(text) for text in ADDRESSES)
 _LENGTHS: Final = (0, 1, 3, 7, 8, 9, 10, 15, 16, 23, 24, 31, 32, 96, 104, 128)
+_ORIGINAL: Final = (IPv4Address("198.18.0.1"), 443)
 _EXPIRIES: Final = (None, None, NOW - 1, NOW, NOW + 1)
 
 
@@ -70,6 +77,7 @@ def _check(_: ExitStack) -> Check:
         for target in targets:
             expected = reference.decide(policy, sandbox, target, NOW)
             assert decide(index, target, NOW) == expected, f"{target} under {policy}"
+            _compare_record(target, expected)
             reasons.add(f"{expected.effect}-{expected.reason}")
             if isinstance(target.host, DomainName):
                 _compare_address(policy, index, sandbox, target, _address(chance))
@@ -80,6 +88,17 @@ def _check(_: ExitStack) -> Check:
         return min(reasons)
 
     return check
+
+
+def _compare_record(target: Destination, decided: Decision) -> None:
+    """What is read back from the line in the trail is the decision and whom it was about."""
+    event = Connection(EventId("E1"), Via.TRANSPARENT, target, (target,), _ORIGINAL, decided)
+    line, _ = encode_line(Envelope(1, NOON, 1, "lab", "s1"), event, FIRST_PREVIOUS)
+    record = decode_record(line[:-1])
+    rule = None if decided.rule is None else decided.rule.id
+    said = (record.decision, record.reason, record.rule, record.generation)
+    assert said == (decided.effect, decided.reason, rule, decided.generation), line
+    assert (record.host, record.port, record.source) == (str(target.host), target.port, target.source), line
 
 
 def _compare_address(

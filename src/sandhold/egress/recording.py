@@ -132,6 +132,15 @@ class Recorder:
         self._put(_Entry((), waiter))
         await waiter.wait(deadline)
 
+    async def watch(self) -> None:
+        """Wait for the end of the task that writes, which is a crash of it whenever somebody is waiting.
+
+        Raises:
+            RuntimeError: then.
+        """
+        await self._task.join(NEVER)
+        raise RuntimeError("the recorder has ended")
+
     def stop(self) -> None:
         """Have the thread write what is still queued, once, and end; call when the loop has ended, after `flush`."""
         self._is_stopping = True

@@ -6,8 +6,8 @@
 3. When the session says stop, or is gone, every connection is cut and its end recorded before anything else.
 4. A connection over the limit, or one that there is no descriptor for, costs the sandbox that connection and nothing
    else.
-5. When a part that is there for all connections crashes (what accepts, what answers queries, what watches expiries),
-   egress ends, as by rule 3: without it connections would hang, or outlive the rule that allowed them.
+5. When a part that is there for all connections crashes (what accepts, answers queries, records, or watches
+   expiries), egress ends, as by rule 3: without it connections would hang, or outlive the rule that allowed them.
 """
 
 from __future__ import annotations
@@ -209,6 +209,7 @@ class _Server:
             *((nameserver.serve_tcp(listener), "dns-tcp") for listener in inside.dns_tcp),
             (_watch_expiry(gateway), "expiry"),
             (_watch_idle(gateway), "idle"),
+            (self._recorder.watch(), "recorded"),
         ):
             self._tasks.append(gateway.reactor.spawn(self._hold_up(work), name))
         self._link.settimeout(0)

@@ -18,7 +18,7 @@ from sandhold.cell.boot.boot_files import boot_files, find_boot_files, remove_un
 from sandhold.cell.boot.initramfs import AGENT_FOLDER, ROOT_SERIAL, Entry, make_archive
 from sandhold.cell.identity import identity_for
 from sandhold.cell.images.templates import find_template
-from sandhold.cell.spec import Template, TemplateKind
+from sandhold.cell.spec import AGENT_UID, Template, TemplateKind
 from sandhold.linux.process import find_program
 from sandhold.paths import Paths
 from sandhold.session.building import templates as session_templates
@@ -144,6 +144,13 @@ def test_every_user_may_read_them_and_nobody_write_them(made: BootFiles) -> None
     """Guests run as users of their own, which open the files by descriptors."""
     for path in (made.kernel, made.initramfs, made.root_image):
         assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_nothing_belongs_to_whom_a_machine_runs_as(made: BootFiles) -> None:
+    """A machine is given descriptors of them, and may not open anew for writing what others start from."""
+    base = identity_for(0).base
+    agent = os.geteuid() if base is None else base + AGENT_UID
+    assert agent not in {path.stat().st_uid for path in (made.kernel, made.initramfs, made.root_image)}
 
 
 def test_what_was_made_is_found_again(small: Path) -> None:

@@ -114,6 +114,16 @@ def delete_tree(tree: Path) -> None:
         as_owner("rm", "--recursive", "--force", "--one-file-system", "--", str(tree))
 
 
+def give_to_root(*files: Path) -> None:
+    """Give files to root of the ids that a sandbox has: an ordinary user is the agent inside, and an agent that has got
+    a descriptor of a file of its own can open it anew, for writing.
+
+    Raises:
+        SbxError: when this user has no such ids.
+    """
+    as_owner("chown", "--no-dereference", "0:0", "--", *map(str, files))
+
+
 def as_owner(*argv: str) -> bytes:
     """Run a program of the host as the owner of a sandbox's ids and return what it printed.
 

@@ -7,7 +7,8 @@ Rules:
 2. A part's name says everything it was made from: another release, another list of modules or a rebuilt template gives
    another name, and no part is ever changed.
 3. What is in use may be deleted: guests hold what they booted from open. Every file can be read by every user, because
-   guests run as users of their own; the folder they are in cannot be entered by them.
+   guests run as users of their own; the folder they are in cannot be entered by them. No file belongs to whom a guest
+   runs as, so one that breaks out of its machine cannot open for writing what others start from.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ def _make_kernel(folder: Path, place: Path, source: Source, lock: int, progress:
     key = hashlib.sha256(hashlib.sha256(kernel).digest() + hashlib.sha256(initramfs).digest()).hexdigest()
     description = {"version": KERNEL_FORMAT, "release": package.release, "key": key}
     _write(made / DESCRIPTION, json.dumps(description).encode())
+    tree.give_to_root(made / "kernel", made / "initramfs")
     target = _kernel_folder(folder, source)
     if target.exists():
         target.rename(place / "old")
@@ -159,6 +161,7 @@ def _make_root_image(folder: Path, place: Path, template: Template, progress: Pr
     progress("making", "the image of the root file system, once for each template")
     image = make_root_image(template, place)
     image.chmod(_FILE_MODE)
+    tree.give_to_root(image)
     image.rename(target)
 
 

@@ -179,7 +179,8 @@ class Link:
             raise BrokenRulesError("a frame that only the session sends")
         if frame.kind is Kind.FAILED:
             words = printable(frame.payload.decode("utf-8", "replace"))[:WORDS_BYTES_MAX]
-            self._say({"failed": words})
+            if not self._is_ready:
+                self._say({"failed": words})
             raise EOFError(f"the guest gave up: {words}")
         if frame.kind is Kind.WAITING:
             self.send_plan()

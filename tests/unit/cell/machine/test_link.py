@@ -219,6 +219,13 @@ def test_a_guest_that_gives_up_is_heard() -> None:
         one.close()
 
 
+def test_a_guest_that_gives_up_later_has_ended(machine: Machine) -> None:
+    """Once it was ready, a guest that gives up is like any that ends: its words are the reason, and no message."""
+    machine.say(Kind.FAILED, 0, b"OSError: no more")
+    assert machine.ended() == "the guest gave up: OSError: no more"
+    assert machine.session.recv(4096) == b""
+
+
 def test_giant_messages_are_never_collected(machine: Machine) -> None:
     """A header that announces more than a payload can be ends the machine before the rest is waited for."""
     machine.guest.sendall(struct.pack("<BBHII", Kind.OUTPUT, 1, 0, 1, PAYLOAD_BYTES_MAX + 1))

@@ -200,7 +200,7 @@ def _find_authority(
     if target.form is TargetForm.AUTHORITY:
         assert named is not None
         authority = _authority(named, None)
-        if hosts and _authority(hosts[0], authority[1]) != authority:
+        if hosts and hosts[0] != named.encode("ascii") and _authority(hosts[0], authority[1]) != authority:
             raise MalformedHeadError("Host is not the host of the target")
         return authority, True
     if named is None:

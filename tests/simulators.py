@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import socket
 import ssl
 import threading
@@ -364,10 +365,13 @@ class EgressSimulation:
 
     def _connect(self, original: tuple[Address, int]) -> socket.socket:
         sock = self._stack.enter_context(socket.socket())
-        sock.settimeout(PATIENCE_S)
         sock.bind(("127.0.0.1", 0))
         self._originals[sock.getsockname()[1]] = original
-        sock.connect(self.place)
+        # Not by `connect`, which would take a reset that is there already away from whoever reads next.
+        sock.settimeout(0)
+        sock.connect_ex(self.place)
+        assert select.select([], [sock], [], PATIENCE_S)[1], "nobody accepts"
+        sock.settimeout(PATIENCE_S)
         return sock
 
     def _original(self, sock: socket.socket) -> tuple[Address, int]:

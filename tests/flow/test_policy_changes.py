@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import socket
+import struct
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -62,10 +63,12 @@ def test_end_records_survive_a_full_disk(egress: StartEgress, there: FarEnd) -> 
     assert there.accepted == 1
     gate.trail.wait_for(Established)
     gate.trail.is_full = True
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset needs nobody's answer
     sock.close()
     refused = gate.dial("good.test", 22)
-    refused.sendall(SSH)
-    assert was_reset(refused)
+    with suppress(ConnectionError):
+        refused.sendall(SSH)
+        assert read_all(refused) == b""
     gate.trail.is_full = False
     first, second = gate.trail.wait_for(Connection, 2)
     ends = gate.trail.wait_for(Closed, 2)

@@ -101,7 +101,10 @@ def images(folder: Path) -> list[str]:
 def boot(made: BootFiles, folder: Path, *, has_disk: bool = True) -> str:
     """Boot a machine in software and return what its console said; it has to end by itself."""
     agent = [
-        *(Entry(f"{AGENT_FOLDER}{path}", stat.S_IFDIR | 0o755) for path in ("", "/sandhold", "/sandhold/cell")),
+        *(
+            Entry(f"{AGENT_FOLDER}{path}", stat.S_IFDIR | 0o755)
+            for path in ("", "/sandhold", "/sandhold/cell", "/sandhold/cell/guest")
+        ),
         Entry(f"{AGENT_FOLDER}/sandhold/cell/guest/agent.py", stat.S_IFREG | 0o644, AGENT.encode()),
     ]
     initramfs = folder / "initramfs"

@@ -10,8 +10,6 @@ Rules:
 4. At most `SNAPSHOTS_MAX` are kept, of at most `BYTES_MAX` each; those that were not used for longest go first.
 """
 
-# descriptors
-
 from __future__ import annotations
 
 import hashlib

@@ -82,7 +82,7 @@ class Guarding:
         return () if self._due_at is None else (self._due_at,)
 
     def act(self) -> None:
-        """Have covered again what has to be, by the rules above; never waits."""
+        """Have covered again what has to be, by the rules above; waits for the process to take its order, at most."""
         now = time.monotonic()
         if self._work is not None:
             self._hear(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import dns.message
 import pytest
 
-from sandhold.egress import folding, recording
+from sandhold.egress import flows, folding, recording, server
 from sandhold.model.decision import Reason
 from sandhold.model.event import Closed, Connection, Dropped, Established, Lookup, Repeated, Request
 from tests.installation import wait_until
@@ -200,6 +201,35 @@ def test_a_trail_that_is_spent(egress: StartEgress, internet: Internet, there: F
     assert before.recv(100) == SSH
     _ask(gate, "other.good.test")
     wait_until(lambda: counted(gate, "lookup") == 1, "a question is counted too")
+
+
+def test_openings_take_turns(egress: StartEgress, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While as many connections are in their opening as may be together, the next is left in the queue until one is
+    through."""
+    monkeypatch.setattr(server, "ACCEPT_BATCH_MAX", 1)
+    monkeypatch.setattr(server, "OPENINGS_WAIT_S", 1000.0)
+    monkeypatch.setattr(flows, "OPENINGS_MANY", FEW)
+    gate = egress(policy("deny evil.test"))
+    silent = [gate.dial_proxy() for _ in range(FEW)]
+    late = gate.dial_proxy()
+    late.sendall(b"GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+    late.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        late.recv(100)
+    assert gate.trail.of(Request) == []
+    late.settimeout(20)
+    silent[0].close()
+    assert late.recv(12) == b"HTTP/1.1 403"
+
+
+def test_silent_connections_keep_nobody_out(egress: StartEgress) -> None:
+    """Behind more silent connections than may be in their opening together, another is served all the same."""
+    gate = egress(policy("deny evil.test"))
+    silent = [gate.dial_proxy() for _ in range(flows.OPENINGS_MANY + FEW)]
+    sock = gate.dial_proxy()
+    sock.sendall(b"GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+    assert sock.recv(12) == b"HTTP/1.1 403"
+    assert not any(select.select([each], [], [], 0)[0] for each in silent)
 
 
 def _ask(gate: EgressSimulation, name: str) -> None:

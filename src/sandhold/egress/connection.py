@@ -200,6 +200,7 @@ async def _reach(
         return None
     flow.take(dialled)
     flow.status = TUNNELLED
+    gateway.flows.has_opened(flow)
     gateway.note(Established(flow.event, TUNNELLED, dialled.resolved, dialled.address, dialled.proxy))
     return dialled
 

@@ -62,6 +62,7 @@ async def exchange(
 
     `named` is None for an explicit-proxy client; `dialled` is a far end that was let in before the client spoke.
     """
+    gateway.flows.has_opened(flow)
     far_end = (named, dialled) if named is not None and dialled is not None else None
     while True:
         head = _resolve_literal(gateway, head)

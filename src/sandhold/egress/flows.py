@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sandhold.policy.index import PolicyIndex
 
 CONNECTIONS_MAX: Final = 4096  # of one sandbox; each costs two descriptors and a few KiB
+OPENINGS_MANY: Final = 32  # in the middle of their opening, which takes five times the memory of an idle tunnel
 
 
 @dataclass(slots=True, eq=False)
@@ -112,6 +113,7 @@ class Flows:
 
     def __init__(self, limit: int = CONNECTIONS_MAX) -> None:
         self._open: set[Flow] = set()
+        self._opening: set[Flow] = set()
         self._limit = limit
 
     def __len__(self) -> int:
@@ -122,13 +124,24 @@ class Flows:
         """Whether another connection would be one too many."""
         return len(self._open) >= self._limit
 
+    @property
+    def are_many_opening(self) -> bool:
+        """Whether so many are in the middle of their opening that others had better wait for some of them."""
+        return len(self._opening) >= OPENINGS_MANY
+
     def add(self, flow: Flow) -> None:
-        """Enter a connection."""
+        """Enter a connection, which is in its opening from here on."""
         self._open.add(flow)
+        self._opening.add(flow)
+
+    def has_opened(self, flow: Flow) -> None:
+        """Take note that the opening of a connection is over: it is a tunnel, or its requests are read."""
+        self._opening.discard(flow)
 
     def remove(self, flow: Flow) -> None:
         """Take out a connection that has ended."""
         self._open.discard(flow)
+        self._opening.discard(flow)
 
     def end_idle(self, now: float) -> None:
         """End what has carried nothing for too long; `now` is the reactor's clock."""

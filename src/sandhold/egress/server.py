@@ -6,7 +6,9 @@
 3. When the session says stop, or is gone, every connection is cut and its end recorded before anything else.
 4. A connection over the limit, or one that there is no descriptor for, costs the sandbox that connection and nothing
    else.
-5. When a part that is there for all connections crashes (what accepts, answers queries, records, or watches
+5. While many connections are in the middle of their opening, new ones stay in the kernel's queue for `OPENINGS_WAIT_S`
+   at most: a thousand that are opened at once take turns at the memory of an opening, and none waits for a silent one.
+6. When a part that is there for all connections crashes (what accepts, answers queries, records, or watches
    expiries), egress ends, as by rule 3: without it connections would hang, or outlive the rule that allowed them.
 """
 
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from sandhold.policy.index import PolicyIndex
 
 ACCEPT_BATCH_MAX: Final = 16  # connections taken in one turn, so that the open ones are served meanwhile
+OPENINGS_WAIT_S: Final = 0.02  # for openings to end before the next batch: 800 connections a second, whatever they do
+OPENINGS_STEP_S: Final = 0.002  # between two looks at whether they have: four of them end meanwhile
 ACCEPT_PAUSE_S: Final = 0.1  # after accept(2) found no descriptor or memory; closing connections frees some
 DESCRIPTORS_RESERVED: Final = 128  # for everything that is no connection: sockets, pipes, trail, database, threads
 DESCRIPTORS_PER_CONNECTION: Final = 2
@@ -228,7 +232,7 @@ class _Server:
         self._say({"stopped": True})
 
     async def _hold_up(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what every connection needs; a crash of it is the end of egress (rule 5)."""
+        """Do what every connection needs; a crash of it is the end of egress (rule 6)."""
         try:
             await work
         except Exception:
@@ -291,6 +295,7 @@ async def _accept(gateway: Gateway, listener: socket.socket) -> None:
     prepare(listener)  # what is accepted inherits it
     while True:
         await reactor.readable(listener.fileno(), NEVER)
+        await _let_openings_end(gateway)
         try:
             for _ in range(ACCEPT_BATCH_MAX):
                 sock, _peer = listener.accept()
@@ -302,6 +307,14 @@ async def _accept(gateway: Gateway, listener: socket.socket) -> None:
             continue  # nobody is left in the queue, or somebody left it
         except OSError:
             await reactor.sleep(reactor.clock() + ACCEPT_PAUSE_S)  # rule 4
+
+
+async def _let_openings_end(gateway: Gateway) -> None:
+    """Wait by rule 5 while many connections are being opened."""
+    reactor = gateway.reactor
+    until = reactor.clock() + OPENINGS_WAIT_S
+    while gateway.flows.are_many_opening and reactor.clock() < until:
+        await reactor.sleep(reactor.clock() + OPENINGS_STEP_S)
 
 
 def _turn_away(gateway: Gateway, sock: socket.socket) -> None:

@@ -100,7 +100,8 @@ def install(folder: Path, fresh: Path) -> None:
     """Let pip install the package."""
     words = ["-m", "pip", "install", "-q", "--isolated", "--no-index", "--no-deps", "--root-user-action=ignore"]
     wheel = str(folder / "pack-1.0-py3-none-any.whl")
-    subprocess.run([sys.executable, *words, "--target", str(fresh), wheel], check=True)
+    # With `--target` pip would unpack into /tmp first: on one file system a rename follows, between two a copy of all.
+    subprocess.run([sys.executable, *words, "--prefix", str(fresh), wheel], check=True)
 
 
 if __name__ == "__main__":

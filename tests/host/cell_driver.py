@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import termios
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -193,11 +194,12 @@ def do_dropped(cell: NamespacesCell | MicrovmCell) -> list[list[Any]]:
 def do_cover(cell: NamespacesCell | MicrovmCell, guards: list[list[Any]]) -> object:
     """Have guards covered again, as a session does; what the process for it says."""
     ours, theirs = socket.socketpair()
-    with ours:
+    with ours, tempfile.TemporaryFile() as order:
+        order.write(json.dumps({"guards": guards}).encode())
+        order.seek(0)
         with theirs:
-            child = spawn_module("sandhold.session.workspace.guards_program", [theirs.fileno(), *cell.mounts])
-        ours.sendall(json.dumps({"guards": guards}).encode())
-        ours.shutdown(socket.SHUT_WR)
+            descriptors = [theirs.fileno(), order.fileno(), *cell.mounts]
+            child = spawn_module("sandhold.session.workspace.guards_program", descriptors)
         ours.settimeout(WAIT_S)
         said = json.loads(ours.recv(4096))
     child.wait(WAIT_S)

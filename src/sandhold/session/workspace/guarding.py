@@ -5,7 +5,8 @@ Rules:
 1. Something that appears beside a guard makes us look whether it is still the same file: at most once in
    `LOOK_PAUSE_S`, however often it happens, because the agent can do that on purpose.
 2. A guard that is another file than before is covered again at once, by a process of its own (`guards_program`), one at
-   a time, which has `WORK_S_MAX`.
+   a time, which has `WORK_S_MAX`. The session waits for nothing that it does: its order is whole before it starts, and
+   that it has ended is heard.
 3. Only what was guarded when the session started is. What a program inside makes is not taken from it while it works: a
    `git clone` writes its configuration twice, and whoever makes a repository could put hooks into it before.
 
@@ -21,6 +22,7 @@ import os
 import select
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from sandhold.linux.inotify import Appearances
@@ -35,9 +37,20 @@ if TYPE_CHECKING:
 LOOK_PAUSE_S: Final = 0.2  # a look is a system call or two for each guard: a fraction of a millisecond
 WORK_PAUSE_S: Final = 1.0  # between two of those
 WORK_S_MAX: Final = 30.0  # takes a tenth of a second, most of it an interpreter's start
-ENDING_S_MAX: Final = 5.0
+ENDING_S_MAX: Final = 0.5  # between the end of its link and its own: no time, but where the processor is busy
 MESSAGE_BYTES_MAX: Final = 4096
+NEVER: Final = float("inf")
 GUARDS_PROGRAM: Final = "sandhold.session.workspace.guards_program"
+
+
+@dataclass(slots=True)
+class _Work:
+    """The process that covers, while there is one, our end of its link, and when its time is over."""
+
+    child: Child
+    link: socket.socket
+    until: float
+    is_heard: bool = False
 
 
 class Guarding:
@@ -49,7 +62,7 @@ class Guarding:
         self._folders = {os.path.dirname(path) for path, _, _ in self._guards}  # noqa: PTH120  rule 1: cheap
         self._namespaces: tuple[int, ...] = ()
         self._log = log
-        self._work: tuple[Child, socket.socket, float] | None = None
+        self._work: _Work | None = None
         self._looked_at = 0.0
         self._due_at: float | None = None
         self._ready = select.epoll()
@@ -78,14 +91,14 @@ class Guarding:
     def due(self) -> tuple[float, ...]:
         """Return the moments, of the monotonic clock, at which `act` is to be called though nothing is readable."""
         if self._work is not None:
-            return (self._work[2],)
+            return (self._work.until,)
         return () if self._due_at is None else (self._due_at,)
 
     def act(self) -> None:
-        """Have covered again what has to be, by the rules above; waits for the process to take its order, at most."""
+        """Have covered again what has to be, by the rules above."""
         now = time.monotonic()
         if self._work is not None:
-            self._hear(now)
+            self._hear(self._work, now)
         is_told = self._appearances is not None and self._appearances.told()
         if is_told and self._due_at is None:
             self._due_at = max(now, self._looked_at + LOOK_PAUSE_S)
@@ -126,47 +139,75 @@ class Guarding:
         return found
 
     def _begin(self, now: float) -> None:
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                child = spawn_module(GUARDS_PROGRAM, [theirs.fileno(), *self._namespaces])
+            child, link = self._spawn()
         except OSError as error:
-            ours.close()
-            self._log(f"what was replaced in the workspace is not read-only inside: {error}")
+            self._fail(str(error))
             return
-        self._work = (child, ours, now + WORK_S_MAX)
-        self._ready.register(ours.fileno(), select.EPOLLIN)
-        with contextlib.suppress(OSError):  # it has ended: that is heard
-            ours.settimeout(WORK_S_MAX)
-            ours.sendall(json.dumps({"guards": self._guards}).encode())
-            ours.shutdown(socket.SHUT_WR)
+        self._work = _Work(child, link, now + WORK_S_MAX)
+        self._ready.register(link.fileno(), select.EPOLLIN)
 
-    def _hear(self, now: float) -> None:
-        """Take what the process says, or end it when its time is over."""
-        assert self._work is not None
-        _, link, until = self._work
-        said: dict[str, object] = {"failed": "it took too long"}
+    def _spawn(self) -> tuple[Child, socket.socket]:
+        """Start the process with its order in memory of its own, which takes no time however long it is."""
+        ours, theirs = socket.socketpair()
+        with contextlib.ExitStack() as undo, theirs:
+            undo.callback(ours.close)
+            with open(os.memfd_create("order", os.MFD_CLOEXEC), "wb+", buffering=0) as order:  # noqa: PTH123
+                order.write(json.dumps({"guards": self._guards}).encode())
+                order.seek(0)
+                child = spawn_module(GUARDS_PROGRAM, [theirs.fileno(), order.fileno(), *self._namespaces])
+            undo.pop_all()
+        return child, ours
+
+    def _hear(self, work: _Work, now: float) -> None:
+        """Take what the process says; its link ends with it, and it is made to end when its time is over."""
         try:
-            packet = link.recv(MESSAGE_BYTES_MAX, socket.MSG_DONTWAIT)
-            said = json.loads(packet) if packet else {"failed": "the process for it ended"}
+            packet = work.link.recv(MESSAGE_BYTES_MAX, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            if now < until:
-                return
-        except (OSError, ValueError) as error:
-            said = {"failed": str(error)}
+            if now >= work.until:
+                self._told(work, {"failed": "it took too long"})
+                work.child.kill()
+                work.until = NEVER  # one that hangs in the kernel ends when it can, and there is no other meanwhile
+            return
+        except OSError:
+            packet = b""
+        if packet:
+            self._told(work, _read(packet))
+            return
+        self._told(work, {"failed": "the process for it ended"})
         self._end_work()
         self._due_at = now + WORK_PAUSE_S  # what happened meanwhile
+
+    def _told(self, work: _Work, said: dict[str, object]) -> None:
+        """Log the first that is known of what became of the work."""
+        if work.is_heard:
+            return
+        work.is_heard = True
         if "failed" in said:
-            self._log(f"what was replaced in the workspace is not read-only inside: {said['failed']}")
+            self._fail(str(said["failed"]))
         elif said.get("covered"):
             self._log(f"made {said['covered']} files and folders of the workspace read-only again that were replaced")
+
+    def _fail(self, why: str) -> None:
+        self._log(f"what was replaced in the workspace is not read-only inside: {why}")
 
     def _end_work(self) -> None:
         if self._work is None:
             return
-        child, link, _ = self._work
+        child, link = self._work.child, self._work.link
         self._work = None
         self._ready.unregister(link.fileno())
         link.close()
         child.kill()
-        child.wait(ENDING_S_MAX)
+        try:
+            child.wait(ENDING_S_MAX)
+        except TimeoutError:
+            child.forget()  # it ends with the session at the latest
+
+
+def _read(packet: bytes) -> dict[str, object]:
+    try:
+        said = json.loads(packet)
+    except ValueError as error:
+        return {"failed": str(error)}
+    return said if isinstance(said, dict) else {"failed": "it said something else"}

@@ -21,18 +21,18 @@ ORDER_BYTES_MAX: Final = 4 << 20  # as many guards as there may be, with the lon
 
 
 def main(fds: Sequence[int]) -> None:
-    """Run with the link, the cell's mount namespace and, where it is not the host's, the user namespace it belongs to.
+    """Run with the link, the order, the cell's mount namespace and, where it is not the host's, the user namespace it
+    belongs to.
 
-    Messages, one JSON object a packet. In: `{"guards": [[path, is_read_only, is_file], ...]}`, those above before those
-    below. Out: `{"covered": number}` or `{"failed": text}`.
+    The order is memory with a JSON object: `{"guards": [[path, is_read_only, is_file], ...]}`, those above before those
+    below. The answer is another, over the link: `{"covered": number}` or `{"failed": text}`.
     """
     die_with_parent(signal.SIGKILL)
     with socket.socket(fileno=fds[0]) as link:
-        order = b""
-        while (packet := link.recv(ORDER_BYTES_MAX)) and len(order) < ORDER_BYTES_MAX:
-            order += packet
+        with open(fds[1], "rb") as order:  # noqa: PTH123  a descriptor
+            given = order.read(ORDER_BYTES_MAX)
         try:
-            answer: dict[str, object] = {"covered": cover_again(fds[1:], tuple(_seen(json.loads(order)["guards"])))}
+            answer: dict[str, object] = {"covered": cover_again(fds[2:], tuple(_seen(json.loads(given)["guards"])))}
         except (OSError, ValueError) as error:
             answer = {"failed": str(error)[:2000]}
         link.send(json.dumps(answer).encode())

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import resource
 import select
+import signal
 import time
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sandhold.linux.process import spawn_module
 from sandhold.model.sandbox import Mount
 from sandhold.session.workspace.guarding import LOOK_PAUSE_S, Guarding
+from sandhold.session.workspace.protection import GUARDS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from sandhold.linux.process import Child
+
 PATIENCE_S = 30.0
+MODULE = "sandhold.session.workspace.guarding"
 
 
 @pytest.fixture
@@ -156,3 +162,32 @@ def test_it_ends_in_the_middle_of_work(guarding: Guarding, config: Path) -> None
     replace(config)
     guarding.act()
     assert guarding.due()
+
+
+def spawn_stopped(module: str, fds: Sequence[int]) -> Child:
+    """Start a process that gets no further than its interpreter, as one whose disk hangs."""
+    child = spawn_module(module, fds)
+    os.kill(child.pid, signal.SIGSTOP)
+    return child
+
+
+def test_a_process_that_hangs_holds_nobody_up(config: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest order is handed over although nobody takes it; the process is ended when its time is over, and not
+    before that is there another."""
+    monkeypatch.setattr(f"{MODULE}.WORK_S_MAX", 5.0)
+    monkeypatch.setattr(f"{MODULE}.spawn_module", spawn_stopped)
+    far = f"{config.parent}/{'/'.join(['d' * 200] * 10)}"
+    guards = [Mount(PurePosixPath(far, str(number)), is_read_only=True) for number in range(GUARDS_MAX)]
+    guards.append(Mount(PurePosixPath(config), is_read_only=True, is_file=True))
+    with config.open() as no_namespace, Guarding(guards, said.append) as guarding:
+        guarding.serve((no_namespace.fileno(),))
+        replace(config)
+        guarding.act()
+        (until,) = guarding.due()
+        assert time.monotonic() < until, "it came back before the process's time was over"
+        replace(config)
+        guarding.act()
+        assert guarding.due() == (until,)
+        serve(guarding, PATIENCE_S, said)
+    assert len(said) == 1
+    assert "it took too long" in said[0]

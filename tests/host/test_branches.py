@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.installation import wait_until
 
+if TYPE_CHECKING:
     from tests.host.conftest import Person
     from tests.installation import Installation
+    from tests.isolation import Kind
 
 
 def git(folder: Path, *words: str) -> str:
@@ -38,6 +41,18 @@ def repository(sbx: Installation, project: Path) -> Path:
 def own(sbx: Installation) -> Installation:
     """Give the installation a data folder of its own, where worktrees are kept; the host's programs need no other."""
     return replace(sbx, data=sbx.home / "data")
+
+
+@pytest.fixture
+def own_with_templates(own: Installation, template_folder: Path) -> Installation:
+    """Give it what templates and machines are made of, too, which all tests share."""
+    folder = own.data / "sandhold"
+    folder.mkdir(parents=True)
+    for name in ("templates", "vm"):
+        shared = template_folder / "sandhold" / name
+        shared.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(shared)
+    return own
 
 
 def run(own: Installation, repository: Path, script: str, *flags: str) -> str:
@@ -114,6 +129,47 @@ def test_what_the_agent_cannot_change(own: Installation, repository: Path) -> No
     assert snapshot(repository / ".git") == before
     assert (own.home / "data/sandhold/branches/lab/project/.git").read_text().startswith(f"gitdir: {repository}/.git/")
     assert "works" in run(own, repository, "git commit -q --allow-empty -m 'still works'; git log -1 --format=%s")
+
+
+def ties(repository: Path, worktree: Path) -> list[Path]:
+    """Return the files that git on the host follows from the worktree to the repository, and back."""
+    records = repository / ".git" / "worktrees" / "project"
+    return [worktree / ".git", *(records / name for name in ("gitdir", "commondir", "config.worktree"))]
+
+
+def test_ties_that_the_host_replaces(own: Installation, repository: Path) -> None:
+    """A file that ties the worktree to its repository is read-only inside again after the host has written it anew."""
+    own.ok("run", "-d", "--branch", "fix", "--name", "lab", "--template", "host", "shell", folder=repository)
+    for tie in ties(repository, own.home / "data/sandhold/branches/lab/project"):
+        before = covered(own)
+        shutil.copy2(tie, tie.with_name("new"))
+        tie.with_name("new").replace(tie)
+        wait_until(lambda before=before: covered(own) > before, "it is covered again")
+        for user in ("agent", "root"):
+            said = own("exec", "-u", user, "lab", "bash", "-c", f"echo x >> {tie}").err
+            assert "Read-only file system" in said, tie
+    own.ok("rm", "-f", "lab")
+
+
+def covered(own: Installation) -> int:
+    """How often the session says that it covered something again."""
+    return own.ok("logs", "lab").count("read-only again that were replaced")
+
+
+def test_root_cannot_write_a_tie(own_with_templates: Installation, repository: Path, isolation: Kind) -> None:
+    """Where root inside takes away what stands over a tie, as it can in a machine of its own, the tie is read-only all
+    the same."""
+    sbx, words = own_with_templates, ("run", "-d", "--branch", "fix", "--name", "lab", *isolation.quickest, "shell")
+    sbx.ok(*words, folder=repository)
+    worktree = Path(sbx.ok("exec", "lab", "pwd").strip())
+    found = ties(repository, worktree)
+    before = [tie.read_bytes() for tie in found]
+    for tie in found:
+        done = sbx("exec", "-u", "root", "lab", "bash", "-c", f"umount {tie}; echo x >> {tie}")
+        assert done.status != 0, (tie, done)
+    assert [tie.read_bytes() for tie in found] == before
+    sbx.ok("rm", "-f", "lab")
+    assert not worktree.exists()
 
 
 def test_the_working_tree_is_not_there(own: Installation, repository: Path) -> None:

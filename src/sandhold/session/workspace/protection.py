@@ -10,6 +10,8 @@ Rules (threats J01 to J13):
 3. What cannot be covered is said: a match that is a link, one beyond `GUARDS_MAX`, and whatever is made during the
    session (a new repository, a nested one under another name).
 4. What runs by itself and changed is on record when a session ends (`session/workspace/survey.py`), also after a kill.
+5. A file of the host's that one of ours stands over, as those that tie a branch to its repository, is guarded beneath
+   it: for when the host replaces it, and for a machine, whose root can take away what stands there.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from sandhold.session.workspace.patterns import parse_pattern
 from sandhold.session.workspace.survey import GIT, Survey, changes, from_json, look, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sandhold.model.event import EventId
     from sandhold.model.sandbox import Sandbox
@@ -51,10 +53,10 @@ class Protection:
     stops_at: Mapping[str, tuple[str, ...]]
 
 
-def protect(sandbox: Sandbox, covered: Iterable[str] = ()) -> Protection:
-    """Look through a sandbox's folders and say what to guard, by rules 1 to 3. `covered` are paths that something else
-    stands over already."""
-    taken = {*(str(mount.path) for mount in sandbox.mounts), *covered}
+def protect(sandbox: Sandbox, covered: Sequence[str] = ()) -> Protection:
+    """Look through a sandbox's folders and say what to guard, by rules 1 to 3 and 5. `covered` are the paths of files
+    that are put inside."""
+    taken = {str(mount.path) for mount in sandbox.mounts}
     guards: dict[str, Mount] = {}
     notes: list[str] = []
     before: dict[str, Survey] = {}
@@ -75,7 +77,8 @@ def protect(sandbox: Sandbox, covered: Iterable[str] = ()) -> Protection:
         for path in stops:
             if any(str(mount.path) == f"{top}/{path}" and mount.is_read_only for mount in sandbox.mounts):
                 _pin(top, path, guards)
-    kept = {path: mount for path, mount in guards.items() if path not in taken}
+    beneath = {path: Mount(PurePosixPath(path), is_read_only=True, is_file=True) for path in _beneath(sandbox, covered)}
+    kept = beneath | {path: mount for path, mount in guards.items() if path not in taken}
     if len(kept) > GUARDS_MAX:
         notes.append(f"only {GUARDS_MAX} of {len(kept)} files and folders that should be read-only inside are")
     return Protection(tuple(list(kept.values())[:GUARDS_MAX]), tuple(notes), before, stops_at)
@@ -130,6 +133,16 @@ def _writable(mounts: Sequence[Mount]) -> list[str]:
 def _below(top: str, mounts: Sequence[Mount]) -> list[str]:
     """Return the sandbox's other folders below one, as paths from it."""
     return [str(mount.path.relative_to(top)) for mount in mounts if top in map(str, mount.path.parents)]
+
+
+def _beneath(sandbox: Sandbox, covered: Sequence[str]) -> list[str]:
+    """Rule 5: return the covered paths at which a sandbox's folders have a file of the host's."""
+    tops = [str(mount.path) for mount in sandbox.mounts]
+    return [
+        path
+        for path in covered
+        if any(path.startswith(f"{top}/") and _kind(top, path.removeprefix(f"{top}/")) == "file" for top in tops)
+    ]
 
 
 def _guard(top: str, path: str, guards: dict[str, Mount], notes: list[str]) -> None:

@@ -71,13 +71,21 @@ def test_patterns(project: Path) -> None:
 
 
 def test_other_folders(project: Path) -> None:
-    """A read-only folder needs no guard, what lies above one in a writable folder does, and what is mounted or covered
-    already is left alone."""
+    """A read-only folder needs no guard, what lies above one in a writable folder does, and what is mounted already is
+    left alone."""
     docs = Mount(PurePosixPath(project / "ci" / "jobs"), is_read_only=True)
     assert guarded(sandbox(writable(project), docs, protected=()), project) == {"ci": "rw"}
     assert guarded(sandbox(Mount(PurePosixPath(project), is_read_only=True)), project) == {}
-    left = guarded(sandbox(writable(project)), project, str(project / "module" / ".git"))
-    assert "module/.git" not in left
+
+
+def test_beneath_what_is_put_inside(project: Path) -> None:
+    """A file of the host's that one of ours stands over is guarded, in any folder of the sandbox; nothing is guarded
+    where there is no such file: not outside its folders, not at a link, and not at what is no file."""
+    (project / "link").symlink_to("module/.git")
+    covered = [str(project / name) for name in ("module/.git", "nosuch", "link", "vendor")]
+    found = guarded(sandbox(writable(project), protected=()), project, *covered, "/etc/hostname")
+    assert found == {"module/.git": "ro file"}
+    assert guarded(sandbox(writable(project / ".git"), protected=()), project, covered[0]) == {}
 
 
 def test_hooks_are_made(project: Path) -> None:

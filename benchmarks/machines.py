@@ -177,14 +177,14 @@ def _nothing_to_restore(sbx: _Sbx) -> Iterator[None]:
     folder = data / "vm" / snapshots.FOLDER
     kept = [name for name in names if (folder / name).is_dir()]
     for name in names:
-        snapshots.give_up(data / "vm", name, "a benchmark wants to see it boot")
+        snapshots.give_up(data / "vm", name, "a benchmark wants to see it boot", is_lasting=True)
         if name in kept:
             (folder / name).rename(folder / f".{name}")
     try:
         yield
     finally:
         for name in names:
-            (folder / f"{name}.failed").unlink(missing_ok=True)
+            (folder / f"{name}.refused").unlink(missing_ok=True)
             if name in kept:
                 (folder / f".{name}").rename(folder / name)
 

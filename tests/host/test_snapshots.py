@@ -27,12 +27,13 @@ from tests.installation import wait_until
 from tests.isolation import microvm_lacks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.installation import Installation
 
 pytestmark = pytest.mark.skipif(microvm_lacks() != "", reason=microvm_lacks() or "nothing is missing")
 
+PROCESSORS_TOO_MANY = 1000
 FILLED_BYTES = 200 << 20
 GIVEN_BACK_S = 120.0
 CLOCK_S_MAX = 5.0  # what an emulated command on a busy host may be late
@@ -58,6 +59,16 @@ def kind(sbx: Installation, spec: CellSpec, tmp_path: Path) -> Kind:
     """A kind of machine, emulated, of which no snapshot has been made."""
     boot = boot_files(sbx.data / "sandhold" / "vm", spec.template, lambda *_: None)
     return kind_of(tmp_path / "vm", boot, shape_of(spec, Acceleration.TCG))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that a snapshot does not fit on."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 def machine_of(sbx: Installation, name: str) -> Path:
@@ -178,12 +189,42 @@ def test_a_broken_snapshot_is_nobodys_error(kind: Kind, spec: CellSpec, breakage
 @pytest.mark.long
 def test_where_the_least_machine_does_not_start_the_other_is_had(kind: Kind, spec: CellSpec) -> None:
     """A host whose QEMU has no such machine, or does not boot one, has the one that every QEMU can be."""
-    snapshots.give_up(kind.vm, kind.name, "unsupported machine type")
+    snapshots.give_up(kind.vm, kind.name, "unsupported machine type", is_lasting=True)
     with open_quickly(kind, spec, spawn_module, lambda _: None) as cell:
         assert cell.fileno() >= 0
     other = kind_of(kind.vm, kind.boot, replace(kind.shape, board=Board.Q35))
     assert snapshots.find(other.vm, other.name) is not None
     assert snapshots.find(kind.vm, kind.name) is None
+
+
+@pytest.mark.long
+def test_a_machine_that_qemu_refuses_is_not_asked_for_again(kind: Kind, spec: CellSpec) -> None:
+    """What QEMU cannot be, with more processors than it has room for, is noted as lasting for each of its machines."""
+    many = kind_of(kind.vm, kind.boot, replace(kind.shape, cpus=PROCESSORS_TOO_MANY))
+    said: list[str] = []
+    with pytest.raises(OSError, match="Invalid SMP CPUs"):
+        open_quickly(many, spec, spawn_module, said.append)
+    assert [line for line in said if "no snapshot can be made" in line] == said
+    notes = [path.suffix for path in (kind.vm / snapshots.FOLDER).iterdir() if not path.name.startswith(".")]
+    assert notes == [".refused"] * len(Board)
+    assert snapshots.has_failed(many.vm, many.name)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a small file system")
+def test_a_disk_that_was_full_is_tried_again_soon(kind: Kind, spec: CellSpec, small_disk: Path) -> None:
+    """A machine that could not be kept for want of room boots, and the least machine is not given up for that."""
+    full = kind_of(small_disk, kind.boot, kind.shape)
+    said: list[str] = []
+    open_quickly(full, spec, spawn_module, said.append).kill()
+    assert [line for line in said if "No space left" in line] == said != []
+    assert list((small_disk / snapshots.FOLDER).glob("*.refused")) == []
+    assert snapshots.has_failed(full.vm, full.name)
+    subprocess.run(["mount", "-o", "remount,size=1g", small_disk], check=True)
+    for note in (small_disk / snapshots.FOLDER).glob("*.failed"):
+        os.utime(note, (time.time() - snapshots.FAILED_S - 1,) * 2)
+    open_quickly(full, spec, spawn_module, said.append).kill()
+    assert snapshots.find(full.vm, full.name) is not None
 
 
 @pytest.mark.long

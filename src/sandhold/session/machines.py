@@ -5,7 +5,8 @@ Rules:
 1. The first start of a kind of machine makes the snapshot that it starts from itself: the second start is quick, and
    the first takes a second more than a boot.
 2. What goes wrong with a snapshot is nobody's error: the machine boots, and the next start makes the snapshot anew. A
-   kind of machine that cannot be kept, or cannot be restored when it was kept just now, boots from then on.
+   kind of machine that cannot be kept, or cannot be restored when it was kept just now, boots for a while: for a day
+   where QEMU refused, for minutes after anything else, which may be over by then.
 3. The least machine is had where it starts; where it does not, the one that every QEMU can be is had if that starts.
 """
 
@@ -20,7 +21,7 @@ from sandhold.cell.machine import snapshots
 from sandhold.cell.machine.booted import make_snapshot
 from sandhold.cell.machine.microvm import MicrovmCell, open_microvm
 from sandhold.cell.machine.parts import first_shape, shape_of
-from sandhold.cell.machine.qemu import Board
+from sandhold.cell.machine.qemu import Board, RefusedError
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.linux.process import spawn_module
 from sandhold.model.sandbox import Isolation
@@ -123,7 +124,7 @@ def open_quickly(kind: Kind, spec: CellSpec, spawn: Spawn, log: Callable[[str], 
     cell = open_microvm(spec, kind.boot, kind.shape, spawn_module)
     snapshots.drop(kind.vm, kind.name)
     if is_new:
-        snapshots.give_up(kind.vm, kind.name, "it was kept and could not be restored")
+        snapshots.give_up(kind.vm, kind.name, "it was kept and could not be restored", is_lasting=False)
     return cell
 
 
@@ -152,6 +153,6 @@ def _find_or_make(kind: Kind) -> tuple[Snapshot | None, bool]:
         if not make_snapshot(kind.vm, kind.boot, kind.shape, kind.name):
             return None, False
     except (OSError, SbxError) as error:
-        snapshots.give_up(kind.vm, kind.name, str(error))
+        snapshots.give_up(kind.vm, kind.name, str(error), is_lasting=isinstance(error, RefusedError))
         raise
     return snapshots.find(kind.vm, kind.name), True

@@ -21,7 +21,15 @@ from sandhold.cell.identity import SLOTS_MAX
 from sandhold.cell.machine import snapshots
 from sandhold.cell.machine.frames import Frame, FrameError, FrameReader, Kind
 from sandhold.cell.machine.monitor import Monitor
-from sandhold.cell.machine.outer import end_child, last_words, outer_spec, qemu_ended, socket_pair, start_machine
+from sandhold.cell.machine.outer import (
+    end_child,
+    end_of_machine,
+    last_words,
+    outer_spec,
+    qemu_ended,
+    socket_pair,
+    start_machine,
+)
 from sandhold.cell.machine.parts import open_parts, plug_cable
 from sandhold.cell.machine.qemu import Beginning, command_line, host_clock
 from sandhold.cell.namespaces import open_cell
@@ -52,6 +60,7 @@ def make_snapshot(vm: Path, boot: BootFiles, shape: Shape, name: str) -> bool:
     """Boot a machine and keep it as the snapshot of this name; False when another command is at one.
 
     Raises:
+        RefusedError: when QEMU makes no such machine, or keeps none.
         OSError: when it does not boot, or cannot be kept.
     """
     with contextlib.ExitStack() as stack:
@@ -137,8 +146,8 @@ def _await_waiting(port: socket.socket, outer: NamespacesCell, said: socket.sock
     reader = FrameReader()
     while (left_s := deadline - time.monotonic()) > 0:
         ready, _, _ = select.select([port.fileno(), outer.fileno()], [], [], left_s)
-        if outer.fileno() in ready and qemu_ended(outer.events()):
-            raise OSError(f"the machine did not start: {last_words(said.fileno())}")
+        if outer.fileno() in ready and qemu_ended(events := outer.events()):
+            raise end_of_machine(events, last_words(said.fileno()))
         if port.fileno() in ready:
             data = port.recv(PORT_BYTES_MAX)
             try:

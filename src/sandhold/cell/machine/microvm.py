@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from sandhold.cell.channel import Channel
 from sandhold.cell.machine.disk import open_disk
-from sandhold.cell.machine.monitor import Monitor, MonitorError
+from sandhold.cell.machine.monitor import MonitorError, let_go_on
 from sandhold.cell.machine.outer import (
     LAST_WORDS_S_MAX,
     WORDS_BYTES_MAX,
@@ -36,7 +36,7 @@ from sandhold.cell.machine.outer import (
 )
 from sandhold.cell.machine.parts import helper_user, open_parts, plug_cable, spawn_link
 from sandhold.cell.machine.plan import GuestMount
-from sandhold.cell.machine.qemu import Beginning, command_line, host_clock
+from sandhold.cell.machine.qemu import Beginning, RefusedError, command_line, host_clock
 from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import (
     AGENT_USER,
@@ -273,14 +273,11 @@ def _restore(snapshot: Snapshot, control: socket.socket, said: socket.socket) ->
     """Let the machine go on from its snapshot; its monitor is of no use any more."""
     state = snapshot.open_state()
     try:
-        monitor = Monitor(control, RESTORE_S_MAX)
-        monitor.greet()
-        monitor.restore(state)
-    except MonitorError as error:
+        let_go_on(control, state, RESTORE_S_MAX)
+    except (MonitorError, RefusedError) as error:
         raise OSError(f"{error}: {last_words(said.fileno())}") from error
     finally:
         os.close(state)
-        control.close()
 
 
 def _begin(channel: socket.socket, spec: CellSpec, *, waits: bool) -> None:

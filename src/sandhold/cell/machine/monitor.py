@@ -13,6 +13,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from sandhold.cell.machine.qemu import RefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,7 +25,20 @@ MEMORY_STAYS: Final = ("x-ignore-shared", "events")  # memory that we hold is no
 
 
 class MonitorError(OSError):
-    """QEMU refused, said something else, or said nothing in time."""
+    """QEMU said something else than an answer, or said nothing in time."""
+
+
+def let_go_on(control: socket.socket, state: int, wait_s: float) -> None:
+    """Give a machine that has not begun its state, let it run, and close its monitor however that ends (rule 2).
+
+    Raises:
+        MonitorError: when the state does not fit, or QEMU does not answer.
+        RefusedError: when QEMU takes none.
+    """
+    with control:
+        monitor = Monitor(control, wait_s)
+        monitor.greet()
+        monitor.restore(state)
 
 
 class Monitor:
@@ -40,6 +55,7 @@ class Monitor:
 
         Raises:
             MonitorError: when this is no monitor.
+            RefusedError: when it cannot do what ours has to.
         """
         if "QMP" not in self._receive():
             raise MonitorError("QEMU's monitor did not say what it is")
@@ -53,7 +69,8 @@ class Monitor:
         """Hold the machine still.
 
         Raises:
-            MonitorError: when it cannot be.
+            MonitorError: when QEMU does not answer.
+            RefusedError: when it cannot be.
         """
         self._execute("stop")
 
@@ -61,7 +78,8 @@ class Monitor:
         """Have all but the memory of a machine that was stopped written to a pipe; `await_written` is its end.
 
         Raises:
-            MonitorError: when it cannot be written.
+            MonitorError: when QEMU does not answer.
+            RefusedError: when it cannot be written.
         """
         self._execute("getfd", [fd], fdname=STATE)
         self._execute("migrate", uri=f"fd:{STATE}")
@@ -70,7 +88,8 @@ class Monitor:
         """Give a machine that has not begun what was written, and let it run.
 
         Raises:
-            MonitorError: when it does not fit.
+            MonitorError: when it does not fit, or QEMU does not answer.
+            RefusedError: when QEMU takes none.
         """
         self._execute("getfd", [fd], fdname=STATE)
         self._execute("migrate-incoming", uri=f"fd:{STATE}")
@@ -106,7 +125,7 @@ class Monitor:
             if "return" in answer:
                 return
             if "error" in answer:
-                raise MonitorError(f"QEMU refuses `{command}`: {str(answer['error'])[:500]}")
+                raise RefusedError(f"QEMU refuses `{command}`: {str(answer['error'])[:500]}")
             self._note(answer)
         raise MonitorError(f"QEMU does not answer `{command}`")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.machine.acceleration import DEVICE
 from sandhold.cell.machine.link import printable
-from sandhold.cell.machine.qemu import Acceleration
+from sandhold.cell.machine.qemu import Acceleration, RefusedError
 from sandhold.cell.spec import AGENT_HOME, CellDied, Command, Exited, Template, TemplateKind
 from sandhold.model.sandbox import Limits
 
@@ -29,6 +30,8 @@ PIDS_MAX: Final = 512  # QEMU's threads: one a processor, and those that serve f
 LAST_WORDS_S_MAX: Final = 5.0  # what somebody said before it ended is on its way
 WORDS_BYTES_MAX: Final = 2000
 _TAIL_BYTES_MAX: Final = 4096  # of what QEMU said
+_GAVE_UP: Final = 1  # QEMU's exit status when it cannot be what it was asked to be
+_WANTS: Final = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
 
 
 def outer_spec(spec: CellSpec, shape: Shape) -> CellSpec:
@@ -77,6 +80,17 @@ def last_words(qemu: int, link: int | None = None) -> str:
 def qemu_ended(events: list[CellEvent]) -> bool:
     """Whether QEMU, or the cell that it runs in, has ended."""
     return any(isinstance(event, CellDied | Exited) for event in events)
+
+
+def end_of_machine(events: list[CellEvent], words: str) -> OSError:
+    """Return the error for a machine that ended before it was ready, by what happened and QEMU's last words.
+
+    It is a refusal when QEMU gave up by itself, but not for want of what there is at other times.
+    """
+    gave_up = any(isinstance(event, Exited) and event.status == _GAVE_UP for event in events)
+    is_want = any(os.strerror(want) in words for want in _WANTS)
+    kind = RefusedError if gave_up and not is_want else OSError
+    return kind(f"the machine did not start: {words}")
 
 
 def end_child(child: Child) -> None:

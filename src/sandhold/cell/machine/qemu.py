@@ -41,6 +41,10 @@ CODE_CACHE_MIB: Final = 256  # of translated code; QEMU's own default is a gigab
 _SECONDS_OF_CALIBRATION_HZ: Final = 2_000_000  # kHz of a clock when the host names none; a wrong one boots as well
 
 
+class RefusedError(OSError):
+    """QEMU itself says that it cannot be such a machine or do this with it, as it will the next time."""
+
+
 class Acceleration(StrEnum):
     """How the guest's instructions run. Another host's own (`hvf`) would be one more line here."""
 

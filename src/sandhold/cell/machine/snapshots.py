@@ -38,11 +38,13 @@ FOLDER: Final = "snapshots"
 SNAPSHOTS_MAX: Final = 8  # a template of each agent's, and some sizes
 BYTES_MAX: Final = 1 << 30  # a guest that has just booted uses a quarter
 STATE_BYTES_MAX: Final = 16 << 20  # of its devices: 0.3 MB
-FAILED_S: Final = 86400.0  # a day: what was in the way may be gone, and each attempt is a boot
+REFUSED_S: Final = 86400.0  # a day: QEMU itself said no, and says so again unless somebody changes the host
+FAILED_S: Final = 600.0  # ten minutes: a full disk, a busy host; one that hangs costs two minutes each time
 COPY_BYTES: Final = 8 << 20  # at once
 EMPTY_FOLDER: Final = "/tmp"  # noqa: S108  # the cell's own; what the shares of a machine that is kept lead to
 _MEMORY: Final = "memory"
 _STATE: Final = "state"
+_REFUSED: Final = ".refused"
 _FAILED: Final = ".failed"
 _PARTIAL: Final = ".new-"
 
@@ -111,18 +113,14 @@ def find(vm: Path, name: str) -> Snapshot | None:
 
 def has_failed(vm: Path, name: str) -> bool:
     """Whether one of this name could lately not be made, or not be used: a machine of this kind boots for a while."""
-    try:
-        failed_at = (vm / FOLDER / f"{name}{_FAILED}").stat().st_mtime
-    except FileNotFoundError:
-        return False
-    return abs(time.time() - failed_at) < FAILED_S
+    return _is_recent(vm, f"{name}{_REFUSED}", REFUSED_S) or _is_recent(vm, f"{name}{_FAILED}", FAILED_S)
 
 
-def give_up(vm: Path, name: str, reason: str) -> None:
-    """Remember for a while that no snapshot of this name can be had."""
+def give_up(vm: Path, name: str, reason: str, *, is_lasting: bool) -> None:
+    """Remember that no snapshot of this name can be had: for a day what will be so again, for minutes what may pass."""
     folder = vm / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (folder / f"{name}{_FAILED}").write_text(reason, "utf-8")
+    (folder / f"{name}{_REFUSED if is_lasting else _FAILED}").write_text(reason, "utf-8")
 
 
 def keep(vm: Path, name: str, memory: int, state: bytes) -> None:
@@ -165,6 +163,14 @@ def remove_unused(vm: Path, keys: frozenset[str]) -> None:
         key, dash, _ = path.name.partition("-")
         if dash and key not in keys and not path.name.startswith("."):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_recent(vm: Path, name: str, age_s_max: float) -> bool:
+    try:
+        noted_at = (vm / FOLDER / name).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return abs(time.time() - noted_at) < age_s_max
 
 
 def _prune(folder: Path) -> None:

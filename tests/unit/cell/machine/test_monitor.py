@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.cell.machine.monitor import MESSAGE_BYTES_MAX, Monitor, MonitorError
+from sandhold.cell.machine.monitor import MESSAGE_BYTES_MAX, Monitor, MonitorError, let_go_on
+from sandhold.cell.machine.qemu import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,33 +61,32 @@ RESTORED = {
 def test_a_machine_goes_on_once_its_state_was_read(
     pair: tuple[socket.socket, socket.socket], events: dict[str, tuple[bytes, bytes]]
 ) -> None:
-    """The machine is let run only after QEMU said that it has taken everything over, whenever it says so."""
+    """The machine is let run only after QEMU said that it has taken everything over, whenever it says so, and nobody
+    holds its monitor from then on: QEMU sees the end of it behind the last command."""
     ours, theirs = pair
     heard: list[str] = []
     thread = answering(theirs, heard, events)
-    monitor = Monitor(ours, WAIT_S)
-    monitor.greet()
     null = os.open(os.devnull, os.O_RDONLY)
-    monitor.restore(null)
+    let_go_on(ours, null, WAIT_S)
     os.close(null)
-    ours.close()
+    assert ours.fileno() < 0
     thread.join(WAIT_S)
+    assert not thread.is_alive()
     assert heard == ["qmp_capabilities", "migrate-set-capabilities", "getfd", "migrate-incoming", "cont"]
 
 
 def test_a_state_that_does_not_fit_never_runs(pair: tuple[socket.socket, socket.socket]) -> None:
-    """A machine whose state QEMU could not take is not let run."""
+    """A machine whose state QEMU could not take is not let run, and its monitor is closed all the same."""
     ours, theirs = pair
     heard: list[str] = []
     thread = answering(theirs, heard, {"migrate-incoming": (b"", FAILED)})
-    monitor = Monitor(ours, WAIT_S)
-    monitor.greet()
     null = os.open(os.devnull, os.O_RDONLY)
     with pytest.raises(MonitorError, match="could not"):
-        monitor.restore(null)
+        let_go_on(ours, null, WAIT_S)
     os.close(null)
-    ours.close()
+    assert ours.fileno() < 0
     thread.join(WAIT_S)
+    assert not thread.is_alive()
     assert "cont" not in heard
 
 
@@ -114,7 +114,7 @@ def test_a_refusal_is_in_qemus_words(pair: tuple[socket.socket, socket.socket]) 
     """What QEMU refuses is said as QEMU says it."""
     ours, theirs = pair
     theirs.sendall(GREETING + b'{"error": {"class": "GenericError", "desc": "no such thing"}}\r\n')
-    with pytest.raises(MonitorError, match="no such thing"):
+    with pytest.raises(RefusedError, match="no such thing"):
         Monitor(ours, WAIT_S).greet()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -72,12 +73,15 @@ def test_what_was_not_used_for_longest_goes(tmp_path: Path, memory: int) -> None
 
 
 def test_a_failure_is_remembered_for_a_while(tmp_path: Path) -> None:
-    """What could not be kept is not tried at each start, and is tried again on another day."""
+    """What could not be kept is not tried at each start: what may pass is tried again soon, what lasts after a day."""
+    soon, another_day = snapshots.FAILED_S + 60.0, snapshots.REFUSED_S + 60.0
     assert not snapshots.has_failed(tmp_path, "kind")
-    snapshots.give_up(tmp_path, "kind", "no room")
-    assert snapshots.has_failed(tmp_path, "kind")
-    os.utime(tmp_path / snapshots.FOLDER / "kind.failed", (1, 1))
-    assert not snapshots.has_failed(tmp_path, "kind")
+    for is_lasting, ago_s, expected in ((False, soon, False), (True, soon, True), (True, another_day, False)):
+        snapshots.give_up(tmp_path, "kind", "no room", is_lasting=is_lasting)
+        assert snapshots.has_failed(tmp_path, "kind")
+        for note in (tmp_path / snapshots.FOLDER).iterdir():
+            os.utime(note, (time.time() - ago_s,) * 2)
+        assert snapshots.has_failed(tmp_path, "kind") is expected
 
 
 @pytest.mark.skipif(find_program("qemu-system-x86_64") is None, reason="QEMU (`qemu-system-x86`) is not installed")
@@ -102,7 +106,8 @@ def test_what_no_template_boots_from_goes(tmp_path: Path, memory: int) -> None:
     folder = tmp_path / snapshots.FOLDER
     for name in ("gone-1", "there-1"):
         snapshots.keep(tmp_path, name, memory, b"")
-    snapshots.give_up(tmp_path, "gone-2", "no room")
+    snapshots.give_up(tmp_path, "gone-2", "no room", is_lasting=False)
+    snapshots.give_up(tmp_path, "gone-3", "no such machine", is_lasting=True)
     (folder / ".lock").touch()
     snapshots.remove_unused(tmp_path, frozenset({"there"}))
     assert {path.name for path in folder.iterdir()} == {"there-1", ".lock"}

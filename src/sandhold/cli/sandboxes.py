@@ -174,7 +174,7 @@ def inspect(name: str, *, _as_json: bool) -> int:
 @click.argument("name")
 def logs(name: str) -> int:
     """Show the log of a sandbox's session: what went wrong on the host's side, not what the agent did."""
-    from sandhold.session.starting import LOG_NAME  # noqa: PLC0415 - `ls` lives in this module and stays quick
+    from sandhold.session.log import LOG_NAME  # noqa: PLC0415 - `ls` lives in this module and stays quick
 
     paths = Paths.from_environment(os.environ)
     with closing(read_only(paths.database)) as database:

@@ -26,6 +26,7 @@ from sandhold.linux.spares import Spares
 from sandhold.paths import Paths
 from sandhold.session.children.authority import AUTHORITY_PROGRAM
 from sandhold.session.children.egress_process import EGRESS_PROGRAM, EgressError
+from sandhold.session.log import SessionLog
 from sandhold.session.presence import AlreadyHeldError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def _run(spares: Spares, given: Mapping[str, str]) -> None:
     from sandhold.session.run import print_log, run_session  # noqa: PLC0415  rule 1: what only the session needs
 
     paths = Paths(Path(given["state"]), Path(given["data"]), Path(given["config"]))
+    sys.stderr = SessionLog(paths.sandbox(given["name"]))
     ready = int(given["ready"])
 
     def say(answer: Mapping[str, object]) -> None:

@@ -17,6 +17,7 @@ from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.sandbox import Status
 from sandhold.session import control, presence
 from sandhold.session.ends import ENDING_TIMEOUT_S, has_ended, word_left
+from sandhold.session.log import open_log
 from sandhold.session.presence import AlreadyHeldError, hold
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ START_TIMEOUT_S: Final = (
 STOP_TIMEOUT_S: Final = 60.0  # cut, a guest's unwritten data, kill, and the last records on disk
 CONNECT_TRIES: Final = 200  # a session that is just starting or just ending, looked at every RETRY_S
 RETRY_S: Final = 0.05
-LOG_NAME: Final = "session.log"
-LOG_BYTES_MAX: Final = 1 << 20  # then the log starts again, the one before is kept
 
 _ENVIRONMENT: Final = (
     "HOME", "PATH", "USER", "LOGNAME", "LANG", "TZ", "SSL_CERT_FILE",
@@ -156,7 +155,7 @@ def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:
 
     folder = paths.sandbox(name)
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    log = _open_log(folder)
+    log = open_log(folder)
     environment = _environment_file(environ)
     try:
         given = {
@@ -214,11 +213,3 @@ def _answer(reader: int) -> dict[str, object]:
     except ValueError:
         return {}
     return answer if isinstance(answer, dict) else {}
-
-
-def _open_log(folder: Path) -> int:
-    path = folder / LOG_NAME
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
-        path.replace(path.with_suffix(".log.1"))
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -26,6 +26,7 @@ from sandhold.cell.spec import ROOT_USER, TemplateKind
 from sandhold.errors import SbxError
 from sandhold.model.sandbox import Isolation, Sandbox, Status
 from sandhold.session import control, creation, policies, presence, starting
+from sandhold.session.log import LOG_NAME
 from sandhold.session.removal import remove_sandbox
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database
@@ -189,7 +190,7 @@ def _reach(paths: Paths, name: str, environ: Mapping[str, str]) -> starting.Reac
     try:
         return starting.reach(paths, name, environ)
     except SbxError as error:
-        log = paths.sandbox(name) / starting.LOG_NAME
+        log = paths.sandbox(name) / LOG_NAME
         lines = log.read_text("utf-8", "backslashreplace").splitlines() if log.is_file() else []
         message = "\n".join([error.message, *lines[-TAIL_LINES:]])
         raise SbxError(message, hint="`sbx doctor` shows what this host can do", status=error.status) from error

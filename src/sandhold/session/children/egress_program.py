@@ -22,6 +22,7 @@ from sandhold.linux.users import IdRange
 from sandhold.paths import Paths
 from sandhold.session.children.egress_process import MESSAGE_BYTES_MAX, SETUP_BYTES_MAX, SOCKETS
 from sandhold.session.furnish.agent_rules import brought_rules
+from sandhold.session.log import SessionLog
 from sandhold.session.policies import CLOCK
 from sandhold.store.audit import Trail
 from sandhold.store.policy_index import read_index
@@ -47,6 +48,7 @@ def main(fds: Sequence[int]) -> None:
 def _serve(given: dict[str, str], link: socket.socket) -> None:
     paths = Paths(Path(given["state"]), Path(given["data"]), Path(given["config"]))
     sandbox = given["sandbox"]
+    sys.stderr = SessionLog(paths.sandbox(sandbox))
     brought = brought_rules(paths, sandbox)
     index = read_index(paths.database, sandbox, brought)
     with Trail.open(paths.trail(sandbox), sandbox, given["session"], CLOCK) as trail:

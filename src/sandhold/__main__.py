@@ -14,7 +14,7 @@ _ALLOCATIONS_BEFORE_COLLECTING = 100_000
 def main() -> None:
     """Run the command line and exit with its status."""
     gc.set_threshold(_ALLOCATIONS_BEFORE_COLLECTING)
-    status = _shortcut() if sys.argv[1:2] == ["exec"] else None
+    status = _shortcut() if sys.argv[1:2] in (["exec"], ["run"]) else None
     if status is None:
         from sandhold.cli.main import main as command_line  # noqa: PLC0415  the short way needs a third of it
 
@@ -24,12 +24,15 @@ def main() -> None:
 
 
 def _shortcut() -> int | None:
-    from sandhold.cli import shortcut  # noqa: PLC0415  for one command
+    from sandhold.cli import shortcut  # noqa: PLC0415  for two commands
+    from sandhold.errors import SbxError  # noqa: PLC0415
 
     try:
         return shortcut.take(sys.argv[1:], os.environ)
-    except KeyboardInterrupt:
-        return 130
+    except (SbxError, OSError, KeyboardInterrupt) as error:
+        from sandhold.cli import failures  # noqa: PLC0415  where one failed
+
+        return failures.say(error)
 
 
 if __name__ == "__main__":

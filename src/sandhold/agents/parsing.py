@@ -40,7 +40,7 @@ from typing import Final, TypeGuard
 
 from sandhold.errors import SbxError
 from sandhold.model.rule import Effect
-from sandhold.model.sandbox import SANDBOX_NAME
+from sandhold.model.sandbox_name import SANDBOX_NAME
 from sandhold.policy.syntax import RuleSyntaxError, parse_resource
 
 AGENT_NAME: Final = SANDBOX_NAME

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 AGENT_USER = "agent"
 AGENT_UID = 1000
-AGENT_HOME = "/home/agent"
 ROOT_USER = "root"
 EXTRAS_MAX: Final = 16  # descriptors that a command is given beside its streams: a machine's parts are a dozen
 

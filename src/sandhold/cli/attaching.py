@@ -6,16 +6,14 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from sandhold.cli import output
+from sandhold.cli import outcomes, output
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.session import control, starting
-from sandhold.session.ends import word_left
 from sandhold.session.furnish.variables import of_host, unset
+from sandhold.session.packets import UntakenError
 from sandhold.session.terminals import terminal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sandhold.model.sandbox import Sandbox
     from sandhold.paths import Paths
     from sandhold.session.furnish.variables import Variables
@@ -49,33 +47,24 @@ def start_request(
 
 
 def attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_input: bool) -> int:
-    """Start a command and stay with it. A session that was just ending when we came answers nothing: try the next."""
+    """Start a command and stay with it. A session that was just ending when we came does not take it: try the next."""
+    encoded = control.encoded(request)
     for _ in range(ATTACH_TRIES):
         with reach(paths, sandbox).channel as channel:
             try:
-                outcome = terminal.attach(channel, request, wants_input=wants_input)
-            except control.ChannelError:
+                outcome = terminal.attach(
+                    channel.socket, encoded, wants_terminal=request.wants_terminal, wants_input=wants_input
+                )
+            except UntakenError:
                 continue
-        detail = why_cut_off(paths.sandbox(sandbox.name)) if outcome.is_cut_off else outcome.detail
-        if detail is not None:
-            if request.wants_terminal:
-                output.say("")  # the command inside left the cursor wherever it was
-            output.fail(detail, None)
-        if outcome.has_left:
-            output.say(f"\nleft `{sandbox.name}`, the command goes on")
-            output.hint(f"come back to its agent with `sbx run {sandbox.name}`, end it with `sbx stop {sandbox.name}`")
+        folder = str(paths.sandbox(sandbox.name))
+        outcomes.say(outcome, sandbox.name, folder, at_terminal=request.wants_terminal)
         return outcome.status
     raise SbxError(
         f"the session of `{sandbox.name}` does not answer",
         hint=f"see `sbx logs {sandbox.name}`",
         status=EXIT_NOT_HELD,
     )
-
-
-def why_cut_off(folder: Path) -> str:
-    """Say why the session of the sandbox with this folder went away while a command ran."""
-    word = word_left(folder)
-    return "the sandbox was stopped" if word is None else output.safe(f"the sandbox ended by itself: {word}")
 
 
 def reach(paths: Paths, sandbox: Sandbox) -> starting.Reached:

@@ -11,7 +11,7 @@ import click
 from sandhold.cli import output, rootfs
 from sandhold.cli.attaching import reach
 from sandhold.errors import EXIT_USAGE, SbxError
-from sandhold.model.sandbox import is_sandbox_name
+from sandhold.model.sandbox_name import is_sandbox_name
 from sandhold.paths import Paths
 from sandhold.session.furnish import inside
 from sandhold.session.workspace.copying import copy_in, copy_out

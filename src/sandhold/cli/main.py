@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sandhold.cli import output
+from sandhold.cli import failures, output
 from sandhold.cli.groups import Lazy, LazyGroup
 from sandhold.cli.usage import complaint
-from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
+from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-EXIT_INTERRUPTED: Final = 130  # 128 and SIGINT, as a shell says it
 
 _COMMANDS: Final[Mapping[str, Lazy]] = {
     "run": Lazy("sandhold.cli.running", "run", "Start a sandbox, or re-attach to it, and run its agent"),
@@ -49,9 +46,6 @@ def main() -> int:
     """Run the command line; the exit status is 0, 1 failed or denied, 2 wrong usage, 125 not held, else the agent's."""
     try:
         status: Any = sbx.main(prog_name="sbx", standalone_mode=False)
-    except SbxError as error:
-        output.fail(error.message, error.hint)
-        return error.status
     except click.exceptions.NoArgsIsHelpError as error:
         output.show(error.format_message())
         return 0
@@ -61,16 +55,8 @@ def main() -> int:
     except click.ClickException as error:
         output.fail(error.format_message(), None)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        if sys.stderr.isatty():
-            output.say("")  # the cursor stands behind `^C`
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output is gone, `sbx ls | head`; nothing is left to say, not even at exit.
-        sys.stderr.close()
-        return EXIT_FAILED
-    except OSError as error:
-        about = f"`{error.filename}`: " if error.filename is not None else ""
-        output.fail(f"{about}{error.strerror or error}", None)
-        return EXIT_FAILED
+    except click.Abort:
+        return failures.say(KeyboardInterrupt())
+    except (SbxError, OSError, KeyboardInterrupt) as error:
+        return failures.say(error)
     return status if isinstance(status, int) else 0

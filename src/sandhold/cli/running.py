@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sandhold.agents.definitions import load_agent
-from sandhold.cli import branching, output, rootfs
+from sandhold.cli import branching, output, parting, rootfs
 from sandhold.cli.attaching import ATTACH_TRIES, attach, reach, start_request, variables_for
 from sandhold.cli.making import (
     Wishes,
@@ -24,10 +24,9 @@ from sandhold.cli.making import (
 )
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
-from sandhold.model.sandbox import Isolation
+from sandhold.model.sandbox import Isolation, Status
 from sandhold.paths import Paths
-from sandhold.session import control, starting
-from sandhold.session.ends import ends_with_us
+from sandhold.session import control, presence, starting
 from sandhold.session.furnish.login import missing_login
 from sandhold.session.terminals import terminal
 from sandhold.store.database import open_database
@@ -95,11 +94,11 @@ def run(  # noqa: PLR0913 - a command has as many arguments as options
         if detach:
             return _run_detached(paths, sandbox)
         status = _run_agent(paths, sandbox, prompt, context.meta[_ARGUMENTS], read_variables(given))
-        if not remove and ends_with_us(paths, sandbox.name):
-            _say_end(paths, sandbox)
+        if not remove:
+            parting.say_end(str(paths.sandbox(sandbox.name)), sandbox.name, os.environ)
         return status
     finally:
-        branching.say_how_to_review(paths, sandbox.name)
+        parting.say_review(str(paths.data), sandbox.name, os.environ)
         if remove:
             _remove(paths, sandbox)
 
@@ -146,7 +145,8 @@ def _run_agent(
     given: Variables,
 ) -> int:
     """Run the agent in front of the user, or with a prompt for that one thing, without input."""
-    rootfs.make_ready(paths, sandbox)
+    if presence.look(paths.sandbox(sandbox.name)).status is not Status.RUNNING:
+        rootfs.make_ready(paths, sandbox)
     agent = load_agent(sandbox.agent, paths.agents)
     argv = None if prompt is None else agent.headless_command(prompt)
     if argv == ():
@@ -163,7 +163,8 @@ def _run_agent(
 
 def _say_missing_login(paths: Paths, sandbox: Sandbox, agent: Agent, environment: tuple[tuple[str, str], ...]) -> bool:
     """Say what an agent needs to sign in; whether there was something to say."""
-    missing = missing_login(paths, sandbox, agent, dict(environment), os.environ)
+    given = {*dict(sandbox.environment), *sandbox.host_variables, *dict(agent.environment), *dict(environment)}
+    missing = missing_login(agent, sandbox.name, paths.sandbox(sandbox.name), given, os.environ)
     if missing is not None:
         output.hint(missing)
     return missing is not None
@@ -193,16 +194,11 @@ def _keep(paths: Paths, sandbox: Sandbox) -> None:
     )
 
 
-def _say_end(paths: Paths, sandbox: Sandbox) -> None:
-    from sandhold.cli import ending  # noqa: PLC0415  with trails and policies, where a session has ended
-
-    ending.say_end(paths, sandbox.name)
-
-
 def _remove(paths: Paths, sandbox: Sandbox) -> None:
-    from sandhold.session.removal import remove_sandbox  # noqa: PLC0415 - only `--rm` deletes
+    from sandhold.cli import ending  # noqa: PLC0415  with trails and policies; only `--rm` deletes
+    from sandhold.session.removal import remove_sandbox  # noqa: PLC0415
 
     starting.stop(paths, sandbox.name, "run --rm")
-    _say_end(paths, sandbox)
+    ending.say_end(paths, sandbox.name)
     with closing(open_database(paths.database)) as database:
         branching.say_kept(remove_sandbox(paths, database, sandbox.name))

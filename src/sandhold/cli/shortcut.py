@@ -1,129 +1,184 @@
-"""`sbx exec` into a running sandbox, typed in its plainest form: the same request, with a quarter of the imports.
+"""`sbx exec` and `sbx run` of a sandbox that runs, in their plainest form: the same request, with a quarter of the
+imports.
 
-Whatever is not plain (a terminal, another option, a name that needs words, a session that has to be started, anything
-that went wrong before the command ran) is left to `cli/executing.py`, as if this had never been tried.
+Whatever is not plain (another option, a name or an agent that needs words, a session that has to be started, anything
+that went wrong before the session took the request) is left to `cli/executing.py` and `cli/running.py`, as if this had
+never been tried. What the session took is never asked for again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from sandhold.cli import plain_words
 from sandhold.session import packets
-from sandhold.store import database, kept_variables
+from sandhold.store import database, glances
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping, Sequence
 
-_NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
-_NAME_CHARACTERS_MAX: Final = 63  # as `model/sandbox.py` has it
-_USERS: Final = ("agent", "root")
+    from sandhold.cli.plain_words import Plain
+    from sandhold.session.terminals.copies import Outcome
+    from sandhold.store.database import Database
+    from sandhold.store.glances import Glance
 
 
-class Plain(NamedTuple):
-    """An `exec` in its plainest form."""
+class Folders(NamedTuple):
+    """The folders that `Paths` names, as texts."""
 
-    name: str
-    argv: tuple[str, ...]
-    user: str
-    folder: str | None
-    variables: tuple[tuple[str, str], ...]
+    state: str
+    data: str
+    config: str
+
+    def sandbox(self, name: str) -> str:
+        """Return the folder of one sandbox (`Paths.sandbox`)."""
+        return f"{self.state}/sandboxes/{name}"
+
+
+class Asked(NamedTuple):
+    """What a session is asked for: the request (`control.Start`), for the sandbox of that name."""
+
+    sandbox: str
+    request: bytes
+    at_terminal: bool
     wants_input: bool
+    is_agent: bool
 
 
 def take(words: Sequence[str], environ: Mapping[str, str]) -> int | None:
     """Run the command and return its exit status; None, with nothing done, when this is not the way for these words."""
-    plain = plain_form(words)
-    state = state_folder(environ)
-    if plain is None or state is None or "_SBX_COMPLETE" in environ:
+    plain = plain_words.read(words)
+    folders = folders_of(environ)
+    if plain is None or folders is None or "_SBX_COMPLETE" in environ:
         return None
-    request = request_for(plain, f"{state}/sandhold.db", environ)
-    folder = f"{state}/sandboxes/{plain.name}"
-    sock = packets.connect(folder) if request is not None else None
-    if request is None or sock is None:
+    asked = asked_for(plain, folders, environ)
+    sock = packets.connect(folders.sandbox(asked.sandbox)) if asked is not None else None
+    if asked is None or sock is None:
         return None
-    # The relay and its signals are of no use before there is a session to talk to.
-    from sandhold.session.terminals.piped import run_piped  # noqa: PLC0415
-
     with sock:
-        try:
-            outcome = run_piped(sock, request, wants_input=plain.wants_input)
-        except packets.ChannelError:
+        return _run(sock, asked, folders, environ)
+
+
+def folders_of(environ: Mapping[str, str]) -> Folders | None:
+    """Return the folders of this user, where the environment alone says which they are."""
+    home = environ.get("HOME", "")
+    found = []
+    for variable, default in (
+        ("XDG_STATE_HOME", ".local/state"),
+        ("XDG_DATA_HOME", ".local/share"),
+        ("XDG_CONFIG_HOME", ".config"),
+    ):
+        folder = environ.get(variable, "")
+        if not folder.startswith("/") and not home.startswith("/"):
             return None
-    if outcome.is_cut_off or outcome.detail is not None:
-        _say_failure(outcome.detail, folder)
-    return outcome.status
+        found.append(f"{folder if folder.startswith('/') else f'{home}/{default}'}/sandhold")
+    return Folders(*found)
 
 
-def _say_failure(detail: str | None, folder: str) -> None:
-    from pathlib import Path  # noqa: PLC0415  what this takes is loaded only where there is something to say
-
-    from sandhold.cli import attaching, output  # noqa: PLC0415
-
-    output.fail(detail or attaching.why_cut_off(Path(folder)), None)
-
-
-def plain_form(words: Sequence[str]) -> Plain | None:
-    """Read the words of a command line after `sbx`; None when they are not plain."""
-    rest = list(words)
-    if not rest or rest.pop(0) != "exec":
-        return None
-    user, folder, wants_input = "agent", None, False
-    variables: dict[str, str] = {}
-    while len(rest) > 2 and rest[0].startswith("-"):
-        option = rest.pop(0)
-        if option in ("-i", "--interactive"):
-            wants_input = True
-        elif option in ("-u", "--user") and rest[0] in _USERS:
-            user = rest.pop(0)
-        elif option in ("-w", "--workdir") and rest[0].startswith("/"):
-            folder = rest.pop(0)
-        elif option in ("-e", "--env") and _is_variable(rest[0]):
-            name, _, variables[name] = rest.pop(0).partition("=")
-        else:
-            return None
-    argv = rest[2:] if rest[1:2] == ["--"] else rest[1:]
-    if not argv or not _is_name(rest[0]):
-        return None
-    return Plain(rest[0], tuple(argv), user, folder, tuple(variables.items()), wants_input)
-
-
-def request_for(plain: Plain, path: str, environ: Mapping[str, str]) -> bytes | None:
-    """Return the request (`control.Start`) that starts the command; None when the database at `path` does not say what
-    goes along, or a variable that goes along is not set."""
-    looked_at = database.current(path)
+def asked_for(plain: Plain, folders: Folders, environ: Mapping[str, str]) -> Asked | None:
+    """Return what to ask of which session; None when the database does not say, a variable that goes along is not set,
+    or the agent's user has to be told something first."""
+    looked_at = database.current(f"{folders.state}/sandhold.db")
     if looked_at is None:
         return None
     with closing(looked_at):
-        names = kept_variables.host_variables(looked_at, plain.name)
-    if names is None or not set(names) <= {*environ, *(name for name, _ in plain.variables)}:
+        found = _sandbox(looked_at, plain)
+    if found is None:
         return None
-    of_host = [(name, environ[name]) for name in names if name in environ]
-    request = {
+    sandbox, glance = found
+    given = dict(plain.variables)
+    if not {*environ, *given}.issuperset(glance.host_variables):
+        return None
+    variables = [*((name, environ[name]) for name in glance.host_variables if name in environ), *plain.variables]
+    is_agent = plain.argv is None
+    if is_agent and not _can_sign_in(glance, sandbox, folders, environ):
+        return None
+    at_terminal = is_agent and os.isatty(0) and os.isatty(1)
+    request = _request(plain, variables, environ, at_terminal=at_terminal)
+    return Asked(sandbox, request, at_terminal, plain.wants_input, is_agent)
+
+
+def _sandbox(looked_at: Database, plain: Plain) -> tuple[str, Glance] | None:
+    """Find the sandbox of that name, else that of the agent of that name in this folder."""
+    found = glances.look(looked_at, plain.name)
+    if found is not None or plain.argv is not None:
+        return None if found is None else (plain.name, found)
+    from sandhold.model.sandbox_name import default_name  # noqa: PLC0415  most name a sandbox
+
+    try:
+        folder = os.getcwd()  # noqa: PTH109  pathlib is a tenth of a short command
+    except FileNotFoundError:
+        return None
+    name = default_name(plain.name, folder.rpartition("/")[2])
+    found = glances.look(looked_at, name)
+    is_its = found is not None and (found.agent, found.mounts) == (plain.name, ((folder, False),))
+    return (name, found) if found is not None and is_its else None
+
+
+def _can_sign_in(glance: Glance, sandbox: str, folders: Folders, environ: Mapping[str, str]) -> bool:
+    """Whether the user of an agent need not be told how to sign in; False also when that takes a closer look."""
+    from sandhold.agents import shipped  # noqa: PLC0415  for agents only
+    from sandhold.session.furnish.login import missing_login  # noqa: PLC0415
+
+    if os.path.lexists(f"{folders.config}/agents/{glance.agent}.toml"):
+        return False  # the user's own file, which can have mistakes in it
+    try:
+        agent = shipped.read_shipped(glance.agent)
+    except OSError:
+        return False
+    given = {*glance.variables, *glance.host_variables, *agent.variables}
+    return missing_login(agent, sandbox, folders.sandbox(sandbox), given, environ) is None
+
+
+def _request(plain: Plain, variables: list[tuple[str, str]], environ: Mapping[str, str], *, at_terminal: bool) -> bytes:
+    request: dict[str, object] = {
         "type": "start",
         "argv": plain.argv,
-        "arguments": (),
-        "environment": [*of_host, *plain.variables],
+        "arguments": plain.arguments,
+        "environment": variables,
         "user": plain.user,
         "folder": plain.folder,
-        "wants_terminal": False,
+        "wants_terminal": at_terminal,
     }
+    if at_terminal:
+        from sandhold.session.terminals.terminal import terminal_size  # noqa: PLC0415  with what a terminal needs
+
+        own = [(name, environ[name]) for name in ("TERM", "COLORTERM") if name in environ]
+        rows, columns = terminal_size()
+        request |= {"environment": [*own, *variables], "rows": rows, "columns": columns}
     return json.dumps(request, separators=(",", ":")).encode("ascii")
 
 
-def _is_name(text: str) -> bool:
-    return 0 < len(text) <= _NAME_CHARACTERS_MAX and _NAME_CHARACTERS.issuperset(text) and text[0] not in "_.-"
+def _run(sock: socket.socket, asked: Asked, folders: Folders, environ: Mapping[str, str]) -> int | None:
+    """Run it, and say what the long ways say then; None when the session did not take it."""
+    from sandhold.cli import outcomes, parting  # noqa: PLC0415  of no use before there is a session to talk to
+
+    folder = folders.sandbox(asked.sandbox)
+    is_taken = True
+    try:
+        outcome = _attach(sock, asked)
+        outcomes.say(outcome, asked.sandbox, folder, at_terminal=asked.at_terminal)
+        if asked.is_agent:
+            parting.say_end(folder, asked.sandbox, environ)
+    except packets.UntakenError:
+        is_taken = False
+        return None
+    else:
+        return outcome.status
+    finally:
+        if is_taken and asked.is_agent:
+            parting.say_review(folders.data, asked.sandbox, environ)
 
 
-def _is_variable(text: str) -> bool:
-    name, equals, _ = text.partition("=")
-    return bool(equals) and name.isascii() and name.isidentifier()
+def _attach(sock: socket.socket, asked: Asked) -> Outcome:
+    if asked.at_terminal:
+        from sandhold.session.terminals.terminal import attach  # noqa: PLC0415
 
+        return attach(sock, asked.request, wants_terminal=True, wants_input=True)
+    from sandhold.session.terminals.piped import run_piped  # noqa: PLC0415  without a terminal, with none of its modules
 
-def state_folder(environ: Mapping[str, str]) -> str | None:
-    """Return the folder that `Paths.state` names, where the environment alone says which it is."""
-    state, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
-    if state.startswith("/"):
-        return f"{state}/sandhold"
-    return f"{home}/.local/state/sandhold" if home.startswith("/") else None
+    return run_piped(sock, asked.request, wants_input=asked.wants_input)

@@ -19,7 +19,8 @@ from sandhold.cli import output, rows
 from sandhold.cli.durations import parse_duration
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.rule import Effect
-from sandhold.model.sandbox import Status, is_sandbox_name
+from sandhold.model.sandbox import Status
+from sandhold.model.sandbox_name import is_sandbox_name
 from sandhold.paths import Paths
 from sandhold.session import presence
 from sandhold.store import sandboxes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandhold.cli import output
 from sandhold.errors import EXIT_FAILED, EXIT_USAGE, SbxError
-from sandhold.model.sandbox import is_sandbox_name
+from sandhold.model.sandbox_name import is_sandbox_name
 from sandhold.session.policies import HOST_SESSION
 from sandhold.store import sandboxes
 from sandhold.store.database import read_only

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
 
 PROTECTED: Final = (".git/hooks", ".git/config")
 """What git runs, or takes programs to run from, whenever its user does anything."""
-SANDBOX_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 
 class Isolation(StrEnum):
@@ -81,8 +79,3 @@ class Sandbox:
     def workspace(self) -> str:
         """The folder the agent starts in; the root where no folder of the host is seen, as when a template is built."""
         return str(self.mounts[0].path) if self.mounts else "/"
-
-
-def is_sandbox_name(text: str) -> bool:
-    """Whether the text may name a sandbox: `[a-z0-9][a-z0-9_.-]{0,62}`."""
-    return SANDBOX_NAME.fullmatch(text) is not None

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from sandhold.agents.definitions import agent_names, load_agent
 from sandhold.cell.images.templates import DEBIAN_TEMPLATE
 from sandhold.errors import EXIT_USAGE, SbxError
-from sandhold.model.sandbox import PROTECTED, Isolation, Limits, Mount, Sandbox, is_sandbox_name
+from sandhold.model.sandbox import PROTECTED, Isolation, Limits, Mount, Sandbox
+from sandhold.model.sandbox_name import default_name, is_sandbox_name
 from sandhold.session.furnish.variables import NO_VARIABLES, Variables
 from sandhold.store import sandboxes
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from sandhold.paths import Paths
     from sandhold.store.database import Database
 
-NAME_LENGTH_MAX: Final = 63
-LAYER_FOLDER: Final = "layer"
 PIDS_DEFAULT: Final = 4096  # a parallel build starts hundreds; a fork bomb stops here
 MEMORY_SHARE_DEFAULT: Final = 0.5  # of the host's memory, so that the host stays usable whatever happens inside
 MEMORY_MIN: Final = 64 * 1024 * 1024  # below this not even a shell starts
@@ -68,12 +67,6 @@ class Wanted:
     protected: tuple[str, ...] = PROTECTED
 
 
-def default_name(agent: str, folder: Path) -> str:
-    """Return the name a sandbox gets when none is given: `AGENT-FOLDER`, in the letters that names have."""
-    words = re.sub(r"[^a-z0-9_.-]+", "-", folder.name.lower()).strip("-.") or "folder"
-    return f"{agent}-{words}"[:NAME_LENGTH_MAX].rstrip("-.")
-
-
 def plan(wanted: Wanted, paths: Paths) -> Sandbox:
     """Check what was asked for and fill in the rest; nothing is made yet.
 
@@ -81,7 +74,7 @@ def plan(wanted: Wanted, paths: Paths) -> Sandbox:
         SbxError: when a name, path, limit or isolation is not one that can be had, saying what can.
     """
     mounts = parse_mounts(wanted.paths or (".",), paths)
-    name = wanted.name if wanted.name is not None else default_name(wanted.agent, Path(mounts[0].path))
+    name = wanted.name if wanted.name is not None else default_name(wanted.agent, mounts[0].path.name)
     check_name(name)
     if name in agent_names(paths.agents):
         raise SbxError(

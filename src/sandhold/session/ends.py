@@ -15,7 +15,6 @@ from sandhold.session import presence
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sandhold.paths import Paths
     from sandhold.store.records import Head, Record
 
 ENDING_TIMEOUT_S: Final = 10.0  # between the session's last word and its last breath
@@ -72,24 +71,6 @@ def has_ended(folder: Path, timeout_s: float) -> bool:
             return False
         time.sleep(LOOK_EVERY_S)
     return True
-
-
-def ends_with_us(paths: Paths, name: str) -> bool:
-    """Wait for the end of a session that nobody else needs; False when it stays, or does not end in time."""
-    from sandhold.session import control  # noqa: PLC0415  who only looks asks nobody
-
-    folder = paths.sandbox(name)
-    channel = control.connect(folder)
-    if channel is not None:
-        with channel:
-            try:
-                channel.send(control.Ask())
-                reply, _ = channel.receive_reply(control.SEND_TIMEOUT_S)
-            except control.ChannelError:
-                reply = None  # it is ending and listens to nobody any more
-        if isinstance(reply, control.State) and reply.stays:
-            return False
-    return has_ended(folder, ENDING_TIMEOUT_S)
 
 
 def find_end(trail: Path) -> End | None:

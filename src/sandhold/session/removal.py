@@ -6,8 +6,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 from sandhold.cell import tree
+from sandhold.cell.layout import LAYER_FOLDER
 from sandhold.errors import SbxError
-from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.policies import editor
 from sandhold.session.presence import AlreadyHeldError, hold
 from sandhold.session.workspace import branches

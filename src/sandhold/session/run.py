@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from sandhold.agents.definitions import load_agent
 from sandhold.cell.images.templates import find_template
+from sandhold.cell.layout import LAYER_FOLDER
 from sandhold.cell.namespaces import open_cell
 from sandhold.cell.spec import CellSpec
 from sandhold.errors import EXIT_NOT_HELD, SbxError
@@ -33,7 +34,6 @@ from sandhold.session.anchoring import anchor_end
 from sandhold.session.children.authority import AuthorityCheck
 from sandhold.session.children.egress_process import EgressProcess
 from sandhold.session.children.egress_trial import ask_egress
-from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.ends import forget_word, leave_word
 from sandhold.session.furnish import inside
 from sandhold.session.furnish.furnishing import furnish

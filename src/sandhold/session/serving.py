@@ -130,8 +130,8 @@ def _accept(serving: Serving) -> None:
 
 
 def _request(serving: Serving, attachment: Attachment) -> None:
-    if attachment not in serving.attachments:
-        return  # its command ended in the same round
+    if attachment not in serving.attachments or serving.ended is not None:
+        return  # its command ended in the same round; what is asked of a session that ends stays unread, which tells
     try:
         request, descriptors = attachment.channel.receive_request()
     except control.ChannelError:

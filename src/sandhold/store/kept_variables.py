@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
-
-from sandhold.store.database import DatabaseError
-
-if TYPE_CHECKING:
-    from sandhold.store.database import Database
 
 
 def text_of(environment: tuple[tuple[str, str], ...], host_variables: tuple[str, ...]) -> str:
@@ -26,12 +20,3 @@ def read(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     variables = json.loads(text)
     valued = tuple((name, value) for name, value in variables if value is not None)
     return valued, tuple(name for name, value in variables if value is None)
-
-
-def host_variables(database: Database, sandbox: str) -> tuple[str, ...] | None:
-    """Return the names of the host's variables that commands in a sandbox get; None when they cannot be read."""
-    try:
-        row = database.execute("SELECT environment FROM sandboxes WHERE name = ?", (sandbox,)).fetchone()
-    except DatabaseError:
-        return None
-    return None if row is None else read(row[0])[1]

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import SbxError
-from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox, is_sandbox_name
+from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox
+from sandhold.model.sandbox_name import is_sandbox_name
 from sandhold.store import kept_variables
 from sandhold.store.database import DuplicateError, snapshot, transaction
 

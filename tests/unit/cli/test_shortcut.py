@@ -1,23 +1,30 @@
-"""`sbx exec` in its plainest form: the same request, by fewer modules."""
+"""`sbx exec` and `sbx run` in their plainest form: the same request, and the same words, by fewer modules."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-import socket
+import pty
+import select
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from sandhold.cli import shortcut
+from sandhold.cli import plain_words, shortcut
 from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox
 from sandhold.paths import Paths
 from sandhold.session import control, presence
+from sandhold.session.ends import leave_word
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database
 from tests.installation import SOURCE
@@ -26,23 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ANSWER_TIMEOUT_S = 60.0
-LAB = Sandbox(
-    name="lab",
-    agent="shell",
-    isolation=Isolation.NAMESPACES,
-    template="debian",
-    mounts=(Mount(PurePosixPath("/home/dev/project"), is_read_only=False),),
-    limits=Limits(None, None, 4096),
-    environment=(("KEPT", "value"),),
-    slot=0,
-    created_at=0.0,
-    host_variables=("TOKEN",),
-)
 BOTH_WAYS = (
     "import sys; sys.argv[0] = 'sbx'\nfrom sandhold.{way} import main\nsys.exit(main())"  # the module that is run
 )
+WAYS = ("__main__", "cli.main")
 
-PLAIN = {
+COMMANDS = {
     "a command": ("lab", "true"),
     "arguments that look like options of ours": ("lab", "sh", "-u", "root", "--help"),
     "words after `--`": ("lab", "--", "sh", "-c", "exit 3"),
@@ -53,13 +49,28 @@ PLAIN = {
     "bytes that are no UTF-8, quotes and lines": ("lab", "printf", b'\xff"\n\\', "naïve"),
 }
 
+RUNS = {
+    "a sandbox": ("lab",),
+    "words for its agent": ("lab", "--", "-c", "exit 3", "--", b"\xff"),
+    "no words after `--`": ("lab", "--"),
+    "an agent in its folder": ("shell",),
+    "nothing": (),
+    "nothing but words for the agent": ("--", "-i"),
+    "an agent that has its key from the host": ("wise",),
+    "an agent that signed in inside": ("signed-in",),
+    "an agent that has no key": ("keyless", "--", "-p"),
+    "a sandbox on a branch that cannot be read": ("branched",),
+}
+
+GOES_THE_SHORT_WAY = tuple(RUNS)[:-2]
+
 NOT_PLAIN = {
     "nothing": (),
     "another command": ("ls",),
     "no command inside": ("exec", "lab"),
     "nothing after `--`": ("exec", "lab", "--"),
     "help": ("exec", "--help", "lab", "true"),
-    "a terminal": ("exec", "-it", "lab", "sh"),
+    "a terminal for a command": ("exec", "-it", "lab", "sh"),
     "a user by number": ("exec", "-u", "0", "lab", "id"),
     "a folder that is relative": ("exec", "-w", "tmp", "lab", "pwd"),
     "a variable by its name alone": ("exec", "-e", "TOKEN", "lab", "env"),
@@ -70,56 +81,140 @@ NOT_PLAIN = {
     "a name that leads elsewhere": ("exec", "../lab", "id"),
     "a name that is too long": ("exec", "a" * 64, "id"),
     "an option where the name should be": ("exec", "-i", "-u", "root"),
+    "a folder": ("run", "lab", "."),
+    "a folder where the name should be": ("run", "./lab"),
+    "an option of run": ("run", "-d", "lab"),
+    "an option behind the name": ("run", "lab", "--rm"),
+    "help on run": ("run", "--help"),
 }
+
+
+def _sandbox(name: str, agent: str, folder: Path, *host_variables: str) -> Sandbox:
+    return Sandbox(
+        name=name,
+        agent=agent,
+        isolation=Isolation.NAMESPACES,
+        template="debian",
+        mounts=(Mount(PurePosixPath(folder), is_read_only=False),),
+        limits=Limits(None, None, 4096),
+        environment=(("KEPT", "value"),),
+        slot=0,
+        created_at=0.0,
+        host_variables=host_variables,
+    )
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home with one sandbox in its database, whose session is this test."""
+    """A home with sandboxes in its database, whose session is this test."""
     paths = Paths.from_environment({"HOME": str(tmp_path)})
+    project = tmp_path / "project"
+    project.mkdir()
     with closing(open_database(paths.database)) as database:
-        sandboxes.add(database, LAB)
-    paths.sandbox("lab").mkdir(mode=0o700, parents=True)
+        for sandbox in (
+            _sandbox("lab", "shell", project, "TOKEN"),
+            _sandbox("shell-project", "shell", project),
+            _sandbox("wise", "claude", project, "ANTHROPIC_API_KEY"),
+            _sandbox("signed-in", "claude", project),
+            _sandbox("keyless", "claude", project),
+            _sandbox("branched", "shell", project),
+        ):
+            sandboxes.add(database, sandbox)
+            paths.sandbox(sandbox.name).mkdir(mode=0o700, parents=True)
+    login = paths.sandbox("signed-in") / "layer/root.upper/home/agent/.claude/.credentials.json"
+    login.parent.mkdir(parents=True)
+    login.touch()
+    record = paths.data / "branches" / "branched" / "branch.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
     return tmp_path
 
 
 def environment(home: Path) -> dict[str, str]:
     """What commands of these tests run with."""
-    return {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(SOURCE), "TOKEN": "secret"}
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "PYTHONPATH": str(SOURCE),
+        "TERM": "xterm",
+        "TOKEN": "secret",
+        "ANTHROPIC_API_KEY": "key",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """How a session of these tests behaves. It says that it `stays`, or ends once somebody asks it that. What is
+    started ends with status 7, unless the session `hangs_up` before or after it `has_started`."""
+
+    stays: bool = True
+    has_started: bool = True
+    hangs_up: bool = False
+
+
+def _answer(answering: Answering, channel: control.Channel, heard: list[control.Request]) -> None:
+    request, descriptors = channel.receive_request()
+    heard.append(request)
+    match request:
+        case control.Ask():
+            channel.send(control.State("id", 1, 0, is_kept=False, notes=(), stays=answering.stays))
+        case control.Start() if answering.has_started:
+            if request.wants_terminal:
+                master, slave = pty.openpty()
+                channel.send(control.Started(1, b"before"), [master])
+                descriptors += [master, slave]
+                os.write(slave, b"out")
+            else:
+                channel.send(control.Started(1))
+                os.write(descriptors[1], b"out")
+                os.write(descriptors[2], b"err")
+            if not answering.hangs_up:
+                channel.send(control.Ended(7))
+        case control.Start():
+            assert answering.hangs_up
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 @contextmanager
-def session(home: Path, heard: list[control.Request]) -> Iterator[None]:
-    """Be the session of the sandbox for one command: keep its request, let it end with status 7."""
-    folder = Paths.from_environment({"HOME": str(home)}).sandbox("lab")
-    with presence.hold(folder), control.Listener(folder) as listener:
-        turn = threading.Thread(target=_answer_once, args=(listener, heard))
-        turn.start()
+def session(home: Path, name: str, heard: list[control.Request], answering: Answering) -> Iterator[None]:
+    """Be the session of a sandbox: keep what is asked of it, and answer."""
+    folder = Paths.from_environment({"HOME": str(home)}).sandbox(name)
+    reader, writer = os.pipe()
+
+    def serve() -> None:
+        with presence.hold(folder), control.Listener(folder) as listener:
+            while not _is_readable(reader, listener):
+                channel = listener.accept()
+                assert channel is not None
+                with channel:
+                    _answer(answering, channel, heard)
+                if isinstance(heard[-1], control.Ask) and not answering.stays:
+                    break
+
+    turn = threading.Thread(target=serve)
+    turn.start()
+    try:
         yield
+    finally:
+        os.close(writer)
         turn.join(ANSWER_TIMEOUT_S)
+        os.close(reader)
         assert not turn.is_alive()
 
 
-def _answer_once(listener: control.Listener, heard: list[control.Request]) -> None:
-    with socket.socket(fileno=os.dup(listener.fileno())) as waiting:
-        waiting.settimeout(ANSWER_TIMEOUT_S)
-        connection, _ = waiting.accept()
-    with control.Channel(connection) as channel:
-        request, descriptors = channel.receive_request()
-        heard.append(request)
-        channel.send(control.Started(1))
-        os.write(descriptors[1], b"out")
-        os.write(descriptors[2], b"err")
-        for descriptor in descriptors:
-            os.close(descriptor)
-        channel.send(control.Ended(7))
+def _is_readable(done: int, listener: control.Listener) -> bool:
+    """Wait for a connection, or for the end."""
+    ready, _, _ = select.select([listener.fileno(), done], [], [], ANSWER_TIMEOUT_S)
+    return done in ready
 
 
-def exec_by(way: str, home: Path, words: tuple[str | bytes, ...]) -> tuple[int, bytes, bytes]:
-    """Type `sbx exec WORDS`, which is to go one of the two ways."""
+def typed(way: str, home: Path, words: tuple[str | bytes, ...]) -> tuple[int, bytes, bytes]:
+    """Type `sbx WORDS`, which is to go one of the two ways, in the project."""
     done = subprocess.run(
-        [sys.executable, "-c", BOTH_WAYS.format(way=way), "exec", *words],
+        [sys.executable, "-c", BOTH_WAYS.format(way=way), *words],
         env=environment(home),
+        cwd=home / "project",
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=ANSWER_TIMEOUT_S,
@@ -128,69 +223,195 @@ def exec_by(way: str, home: Path, words: tuple[str | bytes, ...]) -> tuple[int, 
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("words", PLAIN.values(), ids=PLAIN)
-def test_the_session_is_asked_for_the_same(home: Path, words: tuple[str | bytes, ...]) -> None:
+def plain(*words: str | bytes) -> plain_words.Plain:
+    """Read words that are plain."""
+    found = plain_words.read(tuple(map(os.fsdecode, words)))
+    assert found is not None
+    return found
+
+
+def folders(home: Path) -> shortcut.Folders:
+    """The folders of a home."""
+    found = shortcut.folders_of({"HOME": str(home)})
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_a_session_is_asked_for_the_same_command(home: Path, words: tuple[str | bytes, ...]) -> None:
     """A plain `exec` asks the session for what the long way asks for, and ends as it does."""
-    assert shortcut.plain_form(("exec", *map(os.fsdecode, words))) is not None
+    assert shortcut.asked_for(plain("exec", *words), folders(home), environment(home)) is not None
     heard: list[control.Request] = []
-    for way in ("__main__", "cli.main"):
-        with session(home, heard):
-            assert exec_by(way, home, words) == (7, b"out", b"err")
+    for way in WAYS:
+        with session(home, "lab", heard, Answering()):
+            assert typed(way, home, ("exec", *words)) == (7, b"out", b"err")
     short, long = heard
     assert short == long
+
+
+@pytest.mark.parametrize(
+    "answering", [Answering(), Answering(stays=False)], ids=["the session stays", "the session ends"]
+)
+@pytest.mark.parametrize(("case", "words"), RUNS.items(), ids=RUNS)
+def test_a_session_is_asked_for_the_same_agent(
+    home: Path, monkeypatch: pytest.MonkeyPatch, case: str, words: tuple[str | bytes, ...], answering: Answering
+) -> None:
+    """A plain `run` asks the session for what the long way asks for, says the same words and ends as it does."""
+    name = os.fsdecode(words[0]) if words and words[0] not in ("--", "shell") else "shell-project"
+    monkeypatch.chdir(home / "project")
+    asked = shortcut.asked_for(plain("run", *words), folders(home), environment(home))
+    assert (asked is not None) == (case in GOES_THE_SHORT_WAY or name == "branched")
+    heard: list[control.Request] = []
+    ends = []
+    for way in WAYS:
+        with session(home, name, heard, answering):
+            ends.append(typed(way, home, ("run", *words)))
+    assert ends[0] == ends[1]
+    assert ends[0][:2] == ((1 if name == "branched" else 7), b"out")
+    assert heard[: len(heard) // 2] == heard[len(heard) // 2 :]
+    assert [type(each) for each in heard] == [control.Start, control.Ask] * 2
+
+
+def at_terminal(way: str, home: Path, words: tuple[str, ...]) -> tuple[int, bytes, bool]:
+    """Type `sbx WORDS` at a terminal of 40 by 100; returns the status, what was shown, and whether the terminal has the
+    settings that it had."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    before = termios.tcgetattr(slave)
+    with subprocess.Popen(
+        [sys.executable, "-c", BOTH_WAYS.format(way=way), *words],
+        env=environment(home),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    ) as process:
+        status = process.wait(ANSWER_TIMEOUT_S)
+    is_put_back = termios.tcgetattr(slave) == before
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more (pty(7))
+        while data := os.read(master, 65536):
+            shown += data
+    os.close(master)
+    return status, shown, is_put_back
+
+
+BEHAVIOURS = {
+    "it ends": (Answering(), 7),
+    "it ends, and the session with it": (Answering(stays=False), 7),
+    "the session hangs up while it runs": (Answering(stays=False, hangs_up=True), 125),
+    "the session takes the request and hangs up": (Answering(stays=False, has_started=False, hangs_up=True), 125),
+}
+
+
+@pytest.mark.parametrize(("answering", "expected"), BEHAVIOURS.values(), ids=BEHAVIOURS)
+def test_a_terminal_is_handled_alike(home: Path, answering: Answering, expected: int) -> None:
+    """At a terminal both ways ask for one of its size, show the same, and put the settings back."""
+    heard: list[control.Request] = []
+    leave_word(Paths.from_environment({"HOME": str(home)}).sandbox("lab"), "its egress process ended")
+    ends = []
+    for way in WAYS:
+        with session(home, "lab", heard, answering):
+            ends.append(at_terminal(way, home, ("run", "lab")))
+    assert ends[0] == ends[1]
+    status, shown, is_put_back = ends[0]
+    assert (status, is_put_back) == (expected, True)
+    assert (b"beforeout" in shown) == answering.has_started
+    assert (b"the sandbox ended by itself: its egress process ended" in shown) == answering.hangs_up
+    assert heard[: len(heard) // 2] == heard[len(heard) // 2 :]
+    start = heard[0]
+    assert isinstance(start, control.Start)
+    assert (start.wants_terminal, start.rows, start.columns) == (True, 40, 100)
+    assert start.environment == (("TERM", "xterm"), ("TOKEN", "secret"))
+
+
+@pytest.mark.parametrize("words", [("exec", "lab", "true"), ("run", "lab")], ids=["exec", "run"])
+def test_a_command_is_asked_for_once(home: Path, words: tuple[str, ...]) -> None:
+    """A session that took the request and went away may have started the command: neither way asks for it again."""
+    for way in WAYS:
+        heard: list[control.Request] = []
+        with session(home, "lab", heard, Answering(has_started=False, hangs_up=True)):
+            status, out, err = typed(way, home, words)
+        assert sum(isinstance(each, control.Start) for each in heard) == 1
+        assert (status, out, err) == (125, b"", b"error: the sandbox was stopped\n")
 
 
 @pytest.mark.parametrize("words", NOT_PLAIN.values(), ids=NOT_PLAIN)
 def test_what_is_not_plain_goes_the_long_way(words: tuple[str, ...]) -> None:
     """Whatever needs another look, or another word, is not touched."""
-    assert shortcut.plain_form(words) is None
+    assert plain_words.read(words) is None
 
 
 def test_nothing_is_asked_when_something_is_missing(home: Path) -> None:
     """Without a session, a database, a sandbox or a variable the long way has the words to say so."""
     known = environment(home)
-    heard: list[control.Request] = []
     for words, variables in (
         (("exec", "lab", "true"), {**known, "HOME": str(home / "nobody")}),
         (("exec", "lab", "true"), {**known, "HOME": "relative"}),
         (("exec", "other", "true"), known),
         (("exec", "lab", "true"), {name: value for name, value in known.items() if name != "TOKEN"}),
         (("exec", "lab", "true"), {**known, "_SBX_COMPLETE": "bash_complete"}),
+        (("run", "lab"), {name: value for name, value in known.items() if name != "TOKEN"}),
+        (("run", "other"), known),
     ):
         assert shortcut.take(words, variables) is None, (words, variables)
     assert shortcut.take(("exec", "lab", "true"), known) is None  # no session listens
-    with session(home, heard):
-        assert exec_by("__main__", home, ("lab", "true"))[0] == 7
-    assert len(heard) == 1
+    assert shortcut.take(("run", "lab"), known) is None
+
+
+@pytest.mark.parametrize("name", ["shell", "codex", "other"])
+def test_an_agent_without_a_sandbox_in_this_folder(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The sandbox of another folder, or of another agent, is not taken for the one that is meant."""
+    monkeypatch.chdir(home)
+    assert shortcut.asked_for(plain("run", name), folders(home), environment(home)) is None
+    elsewhere = home / "elsewhere" / "project"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    assert shortcut.asked_for(plain("run", name), folders(home), environment(home)) is None
+
+
+def test_a_users_own_agent_is_looked_at_closely(home: Path) -> None:
+    """An agent's file that its user wrote can have mistakes in it, which only the long way finds."""
+    own = Paths.from_environment({"HOME": str(home)}).agents / "shell.toml"
+    assert shortcut.asked_for(plain("run", "lab"), folders(home), environment(home)) is not None
+    own.parent.mkdir(parents=True)
+    own.write_text("command = 7\n")
+    assert shortcut.asked_for(plain("run", "lab"), folders(home), environment(home)) is None
 
 
 def test_a_database_of_another_schema(home: Path) -> None:
     """A newer program's database is not read."""
     path = Paths.from_environment({"HOME": str(home)}).database
-    plain = shortcut.plain_form(("exec", "lab", "true"))
-    assert plain is not None
-    assert shortcut.request_for(plain, str(path), environment(home)) is not None
+    words = plain("exec", "lab", "true")
+    assert shortcut.asked_for(words, folders(home), environment(home)) is not None
     with closing(open_database(path)) as database:
         database.execute("PRAGMA user_version = 999")
-    assert shortcut.request_for(plain, str(path), environment(home)) is None
+    assert shortcut.asked_for(words, folders(home), environment(home)) is None
     path.write_bytes(b"no database at all" * 100)
-    assert shortcut.request_for(plain, str(path), environment(home)) is None
+    assert shortcut.asked_for(words, folders(home), environment(home)) is None
 
 
 def test_the_request_is_one(home: Path) -> None:
     """What is sent is a whole request, read as the session reads it."""
-    plain = shortcut.plain_form(("exec", "-e", "A=1", "lab", "true"))
-    assert plain is not None
-    sent = shortcut.request_for(plain, str(Paths.from_environment({"HOME": str(home)}).database), {"TOKEN": "t"})
-    assert sent is not None
-    assert msgspec.json.decode(sent, type=control.Request) == control.Start(
+    asked = shortcut.asked_for(plain("exec", "-e", "A=1", "lab", "true"), folders(home), {"TOKEN": "t"})
+    assert asked is not None
+    assert msgspec.json.decode(asked.request, type=control.Request) == control.Start(
         ("true",), (), (("TOKEN", "t"), ("A", "1")), "agent", None, wants_terminal=False
     )
 
 
-def test_it_needs_few_modules() -> None:
+SHORT_WAYS = {
+    "a command": "sandhold.cli.shortcut, sandhold.cli.outcomes, sandhold.session.terminals.piped",
+    "an agent": "sandhold.cli.parting, sandhold.agents.shipped, sandhold.session.furnish.login",
+    "a terminal": "sandhold.session.terminals.terminal",
+}
+
+
+@pytest.mark.parametrize("modules", SHORT_WAYS.values(), ids=SHORT_WAYS)
+def test_it_needs_few_modules(modules: str) -> None:
     """The short way leaves out what takes most of a start: the command line's own library, and making classes."""
-    program = "import sys, sandhold.cli.shortcut, sandhold.session.terminals.piped as _; print(*sys.modules)"
+    program = f"import sys, {modules}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-I", "-c", f"import sys; sys.path.append({str(SOURCE)!r}); {program}"],
         capture_output=True,
@@ -202,15 +423,22 @@ def test_it_needs_few_modules() -> None:
 
 
 FOLDERS = {
-    "a folder of its own": {"HOME": "/home/dev", "XDG_STATE_HOME": "/srv/state"},
-    "a relative folder is ignored": {"HOME": "/home/dev", "XDG_STATE_HOME": "state"},
+    "folders of its own": {
+        "HOME": "/home/dev",
+        "XDG_STATE_HOME": "/srv/state",
+        "XDG_DATA_HOME": "/srv/data",
+        "XDG_CONFIG_HOME": "/srv/config",
+    },
+    "relative folders are ignored": {"HOME": "/home/dev", "XDG_STATE_HOME": "state", "XDG_DATA_HOME": "data"},
     "the home": {"HOME": "/home/dev"},
 }
 
 
 @pytest.mark.parametrize("variables", FOLDERS.values(), ids=FOLDERS)
-def test_the_folder_is_the_same(variables: dict[str, str]) -> None:
-    """Both ways find the sandboxes in the same folder."""
-    found = shortcut.state_folder(variables)
+def test_the_folders_are_the_same(variables: dict[str, str]) -> None:
+    """Both ways find everything in the same folders."""
+    found = shortcut.folders_of(variables)
     assert found is not None
-    assert Path(found) == Paths.from_environment(variables).state
+    paths = Paths.from_environment(variables)
+    assert tuple(map(Path, found)) == (paths.state, paths.data, paths.config)
+    assert Path(found.sandbox("lab")) == paths.sandbox("lab")

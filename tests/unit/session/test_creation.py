@@ -8,7 +8,7 @@ import pytest
 
 from sandhold.errors import SbxError
 from sandhold.paths import Paths
-from sandhold.session.creation import Wanted, default_name, parse_mounts, plan
+from sandhold.session.creation import Wanted, parse_mounts, plan
 
 
 def test_our_own_files_behind_a_link(tmp_path: Path) -> None:
@@ -24,21 +24,6 @@ def test_our_own_files_behind_a_link(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     assert str(parse_mounts([str(project)], paths)[0].path) == str(project.resolve())
-
-
-NAMES = {
-    "a plain folder": ("/home/ada/project", "shell-project"),
-    "capitals and blanks": ("/home/ada/My Project", "shell-my-project"),
-    "letters that names do not have": ("/home/ada/日本", "shell-folder"),
-    "a hidden folder": ("/home/ada/.dotfiles", "shell-dotfiles"),
-    "a long one is cut": ("/home/ada/" + "x" * 100, "shell-" + "x" * 57),
-}
-
-
-@pytest.mark.parametrize(("folder", "name"), NAMES.values(), ids=NAMES)
-def test_the_default_name(folder: str, name: str) -> None:
-    """A sandbox is called after its agent and its folder, in the letters that names have."""
-    assert default_name("shell", Path(folder)) == name
 
 
 def test_a_sandbox_is_not_called_as_an_agent(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from sandhold.linux.mounts import NODEV, attach_at, clone_tree, map_owners, new_
 if TYPE_CHECKING:
     from sandhold.cell.plan import Plan
 
-ROOT_UPPER: Final = "root.upper"  # where a layer keeps what differs from the root it lies over
 WORKBENCH: Final = "/tmp"  # noqa: S108  # covered by an empty file system of our own in a mount namespace of our own
 
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sandhold.cell.layout import AGENT_HOME
 from sandhold.cell.machine.acceleration import DEVICE
 from sandhold.cell.machine.link import printable
 from sandhold.cell.machine.qemu import Acceleration, RefusedError
-from sandhold.cell.spec import AGENT_HOME, CellDied, Command, Exited, Template, TemplateKind
+from sandhold.cell.spec import CellDied, Command, Exited, Template, TemplateKind
 from sandhold.model.sandbox import Limits
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 from sandhold.agents.definitions import DEFAULT_AGENT
 from sandhold.cell import tree
 from sandhold.cell.images import templates
-from sandhold.cell.images.layers import ROOT_UPPER
 from sandhold.cell.images.templates import DEBIAN_TEMPLATE, Description
+from sandhold.cell.layout import LAYER_FOLDER, ROOT_UPPER
 from sandhold.cell.spec import ROOT_USER, TemplateKind
 from sandhold.errors import SbxError
 from sandhold.model.sandbox import Isolation, Sandbox, Status
@@ -70,7 +70,7 @@ def build_agent_template(
             installed = _install(paths, name, script_for(agent.recipe, pull=pull), environ, show)
             starting.stop(paths, name, policies.actor())
             show(f"template {agent.name}: keeping what was installed")
-            _take_layer(paths.sandbox(name) / creation.LAYER_FOLDER, place, sandbox.slot)
+            _take_layer(paths.sandbox(name) / LAYER_FOLDER, place, sandbox.slot)
         finally:
             starting.stop(paths, name, policies.actor())
             remove_sandbox(paths, database, name)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from sandhold.agents.definitions import agent_names
 from sandhold.cell import tree
 from sandhold.cell.images import templates
-from sandhold.cell.images.layers import ROOT_UPPER
 from sandhold.cell.images.templates import DEBIAN_TEMPLATE, HOST_TEMPLATE, TEMPLATE_NAME, Description
+from sandhold.cell.layout import LAYER_FOLDER, ROOT_UPPER
 from sandhold.cell.spec import TemplateKind
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.sandbox import Isolation
-from sandhold.session.creation import LAYER_FOLDER
 from sandhold.session.presence import AlreadyHeldError, hold
 from sandhold.store import sandboxes
 from sandhold.store.database import read_only

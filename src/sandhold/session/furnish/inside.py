@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from sandhold.cell.spec import AGENT_HOME, AGENT_USER, ROOT_USER, InjectedFile
+from sandhold.cell.layout import AGENT_HOME
+from sandhold.cell.spec import AGENT_USER, ROOT_USER, InjectedFile
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model import cell_addresses
 from sandhold.session.furnish import trust

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from sandhold.cell.images.layers import ROOT_UPPER
-from sandhold.cell.spec import AGENT_HOME
-from sandhold.session.creation import LAYER_FOLDER
+from sandhold.cell.layout import AGENT_HOME, LAYER_FOLDER, ROOT_UPPER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sandhold.agents.parsing import Agent
-    from sandhold.model.sandbox import Sandbox
-    from sandhold.paths import Paths
+    from collections.abc import Mapping, Set
 
 _KEYS_SHOWN: Final = 3
 
 
+class SigningIn(Protocol):
+    """What an agent's file says of it (`agents/parsing.py`)."""
+
+    @property
+    def name(self) -> str:
+        """What the agent is called."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Variables, one of which it needs when it has no login."""
+
+    @property
+    def login(self) -> tuple[str, ...]:
+        """Where its login lives, below the home inside."""
+
+
 def missing_login(
-    paths: Paths, sandbox: Sandbox, agent: Agent, environment: Mapping[str, str], host: Mapping[str, str]
+    agent: SigningIn, sandbox: str, folder: str | os.PathLike[str], given: Set[str], host: Mapping[str, str]
 ) -> str | None:
     """Return what to tell the user of an agent that has neither a key nor a login, None when it has one or needs none.
 
-    `environment` is what this run gives beside the sandbox's own; `host` is the user's, looked at for names alone.
+    `folder` is the sandbox's on the host, `given` are the names of the variables that the agent has; `host` is the
+    user's environment, looked at for names alone.
     """
-    given = {*dict(sandbox.environment), *sandbox.host_variables, *dict(agent.environment), *environment}
-    if not agent.keys or given.intersection(agent.keys) or _has_login(paths, sandbox, agent):
+    if not agent.keys or not given.isdisjoint(agent.keys) or _has_login(agent, folder):
         return None
     on_host = next((key for key in agent.keys if host.get(key)), None)
     if on_host is not None:
-        return f"`{agent.name}` has no key in here, and you have `{on_host}`: `sbx run -e {on_host} {sandbox.name}`"
+        return f"`{agent.name}` has no key in here, and you have `{on_host}`: `sbx run -e {on_host} {sandbox}`"
     names = " or ".join(f"`{key}`" for key in agent.keys[:_KEYS_SHOWN])
-    text = f"`{agent.name}` needs a key: set {names} and run `sbx run -e {agent.keys[0]} {sandbox.name}`"
+    text = f"`{agent.name}` needs a key: set {names} and run `sbx run -e {agent.keys[0]} {sandbox}`"
     return f"{text}; or sign in when it asks, which lasts as long as the sandbox" if agent.login else text
 
 
-def _has_login(paths: Paths, sandbox: Sandbox, agent: Agent) -> bool:
+def _has_login(agent: SigningIn, folder: str | os.PathLike[str]) -> bool:
     """Whether an earlier run left a login in the layer; what stands there is only looked at, never followed."""
-    home = paths.sandbox(sandbox.name) / LAYER_FOLDER / ROOT_UPPER / AGENT_HOME.removeprefix("/")
-    return any(os.path.lexists(home / path) for path in agent.login)
+    home = f"{os.fspath(folder)}/{LAYER_FOLDER}/{ROOT_UPPER}{AGENT_HOME}"
+    return any(os.path.lexists(f"{home}/{path}") for path in agent.login)

@@ -26,7 +26,8 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from sandhold.cell.spec import AGENT_HOME, InjectedFile, Seed, Seeding
+from sandhold.cell.layout import AGENT_HOME
+from sandhold.cell.spec import InjectedFile, Seed, Seeding
 from sandhold.session.furnish.certificate import elements, read_certificate
 from sandhold.session.furnish.nss_store import certificate_store, key_store
 

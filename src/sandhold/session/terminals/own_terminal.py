@@ -7,7 +7,6 @@ import os
 import signal
 import termios
 import tty
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,13 +15,13 @@ if TYPE_CHECKING:
     from sandhold.session.terminals.scrollback import Scrollback
 
 
-@dataclass(slots=True)
 class Settings:
     """The user's terminal as it was found, and what was shown on it since."""
 
-    before: list[Any]
-    output: int
-    shown: Scrollback
+    def __init__(self, before: list[Any], output: int, shown: Scrollback) -> None:
+        self.before = before
+        self.output = output
+        self.shown = shown
 
     def put_back(self) -> None:
         """Rule 2. Nothing here waits for the terminal: it may be gone, or stopped by its user."""

@@ -1,34 +1,24 @@
 """A command inside without a terminal: three pipes of ours stand between the user's descriptors and the sandbox, which
 so never holds one of the host's files or terminals (`pipe(7)`).
 
-The requests are those of `session/control.py`, written by whoever calls; the few answers there are to this one are
-read here, with no more modules than that takes.
+The requests are those of `session/control.py`, written by whoever calls.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from sandhold.session import packets
-from sandhold.session.packets import SEND_TIMEOUT_S, ChannelError, close_all
-from sandhold.session.terminals.copies import (
-    CUT_OFF,
-    ENDED_WITHOUT_WORD,
-    NO_ANSWER,
-    Copy,
-    Outcome,
-    relay,
-    signals_as_bytes,
-)
+from sandhold.session.packets import ChannelError, close_all
+from sandhold.session.terminals import replies
+from sandhold.session.terminals.copies import Copy, Outcome, relay, signals_as_bytes
 
 if TYPE_CHECKING:
     import socket
 
-START_TIMEOUT_S: Final = 90.0  # a sandbox under memory pressure, or an emulated one, starts a command late
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -36,7 +26,7 @@ def run_piped(sock: socket.socket, request: bytes, *, wants_input: bool) -> Outc
     """Start a command through a session, with a request for one without a terminal, and stay with it until it ends.
 
     Raises:
-        ChannelError: when the session does not answer the request; nothing of the user's input was read then.
+        UntakenError: when the session never took the request; nothing of the user's input was read then.
     """
     with ExitStack() as stack:
         theirs: list[int] = []
@@ -56,11 +46,12 @@ def run_piped(sock: socket.socket, request: bytes, *, wants_input: bool) -> Outc
         if not wants_input:
             os.close(copies[0].sink)
             copies = copies[1:]
-        side = _Session(sock)
-        outcome = side.started()
-        if outcome is not None:
-            return outcome
-        return relay(side, copies, stack.enter_context(signals_as_bytes(*_FORWARDED)))
+        said = replies.to_start(sock)
+        if isinstance(said, Outcome):
+            return said
+        if said.terminal is not None:
+            os.close(said.terminal)  # nobody asked for one
+        return relay(_Session(sock), copies, stack.enter_context(signals_as_bytes(*_FORWARDED)))
 
 
 class _Session:
@@ -72,20 +63,8 @@ class _Session:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def started(self) -> Outcome | None:
-        """Return None when the command runs, else how it ended before it could.
-
-        Raises:
-            ChannelError: when the session does not answer.
-        """
-        said = self._reply(START_TIMEOUT_S)
-        return None if said.get("type") == "started" else _outcome(said)
-
     def ended(self) -> Outcome:
-        try:
-            return _outcome(self._reply(SEND_TIMEOUT_S))
-        except ChannelError:
-            return CUT_OFF
+        return replies.ended(self._sock)
 
     def on_signal(self, signum: int) -> None:
         with suppress(ChannelError):  # the session is gone, which is said by `ended`
@@ -96,21 +75,3 @@ class _Session:
 
     def attend(self, *, has_news: bool) -> Outcome | None:
         return None
-
-    def _reply(self, timeout_s: float) -> dict[str, object]:
-        packet, descriptors = packets.receive(self._sock, timeout_s)
-        close_all(descriptors)
-        try:
-            said = json.loads(packet)
-        except (ValueError, RecursionError) as error:
-            raise ChannelError(f"not a reply: {error}") from error
-        return said if isinstance(said, dict) else {}
-
-
-def _outcome(said: dict[str, object]) -> Outcome:
-    match said:
-        case {"type": "ended", "status": int(status), "detail": str() | None as detail}:
-            return Outcome(status, detail)
-        case {"type": "failed", "message": str(message)}:
-            return Outcome(ENDED_WITHOUT_WORD, message)
-    return NO_ANSWER

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import fcntl
 import os
@@ -19,25 +20,20 @@ import signal
 import struct
 import termios
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sandhold.session import control
-from sandhold.session.terminals.copies import (
-    CUT_OFF,
-    ENDED_WITHOUT_WORD,
-    NO_ANSWER,
-    Copy,
-    Outcome,
-    relay,
-    signals_as_bytes,
-)
+from sandhold.session import packets
+from sandhold.session.packets import ChannelError
+from sandhold.session.terminals import replies
+from sandhold.session.terminals.copies import NO_ANSWER, Copy, Outcome, relay, signals_as_bytes
 from sandhold.session.terminals.keys import HOLD_S, Keys
 from sandhold.session.terminals.own_terminal import own_output, pause, raw_terminal
-from sandhold.session.terminals.piped import START_TIMEOUT_S, run_piped
+from sandhold.session.terminals.piped import run_piped
 from sandhold.session.terminals.scrollback import Scrollback
 
 if TYPE_CHECKING:
+    import socket
+
     from sandhold.session.terminals.own_terminal import Settings
 
 REDRAW_S: Final = 0.3  # programs look at their size a moment after they were told of it, and at the last one only
@@ -49,7 +45,6 @@ _CLEAR: Final = b"\x1b[H\x1b[2J"
 _CLEAR_BELOW: Final = b"\x1b[J"  # of a program that was left in the middle of what it drew
 
 
-@dataclass(slots=True)
 class _Desk:
     """A user at a terminal, a `Side`: what was typed to leave and what was shown.
 
@@ -57,14 +52,17 @@ class _Desk:
     drawn anew; `has_drawn` once it printed something in between.
     """
 
-    channel: control.Channel
-    settings: Settings
-    master: int
-    keys: Keys
-    shown: Scrollback
-    typed: Copy
-    back_at: float | None
-    has_drawn: bool = False
+    def __init__(
+        self, sock: socket.socket, settings: Settings, master: int, keys: Keys, shown: Scrollback, typed: Copy
+    ) -> None:
+        self.sock = sock
+        self.settings = settings
+        self.master = master
+        self.keys = keys
+        self.shown = shown
+        self.typed = typed
+        self.back_at: float | None = None
+        self.has_drawn = False
 
     def show(self, data: bytes) -> bytes:
         """Take in what the program prints and return it."""
@@ -80,15 +78,11 @@ class _Desk:
 
     def fileno(self) -> int:
         """As a `Side` says."""
-        return self.channel.fileno()
+        return self.sock.fileno()
 
     def ended(self) -> Outcome:
         """As a `Side` says."""
-        try:
-            reply, descriptors = self.channel.receive_reply(control.SEND_TIMEOUT_S)
-        except control.ChannelError:
-            return CUT_OFF
-        return _not_started(reply, descriptors)
+        return replies.ended(self.sock)
 
     def on_signal(self, signum: int) -> None:
         """As a `Side` says."""
@@ -132,23 +126,26 @@ def terminal_size() -> tuple[int, int]:
     return 24, 80
 
 
-def attach(channel: control.Channel, request: control.Start, *, wants_input: bool) -> Outcome:
-    """Start a command through a session and stay with it until it ends.
+def attach(sock: socket.socket, request: bytes, *, wants_terminal: bool, wants_input: bool) -> Outcome:
+    """Start a command through a session, with a request (`control.Start`) that says the same of the terminal, and stay
+    with it until it ends.
 
     Raises:
-        control.ChannelError: when the session does not answer the request.
+        UntakenError: when the session never took the request.
     """
-    if request.wants_terminal:
-        return _on_terminal(channel, request)
-    return run_piped(channel.socket, control.encoded(request), wants_input=wants_input)
+    if wants_terminal:
+        return _on_terminal(sock, request)
+    return run_piped(sock, request, wants_input=wants_input)
 
 
-def _on_terminal(channel: control.Channel, request: control.Start) -> Outcome:
-    channel.send(request)
-    reply, descriptors = channel.receive_reply(START_TIMEOUT_S)
-    if not isinstance(reply, control.Started) or len(descriptors) != 1:
-        return _not_started(reply, descriptors)
-    master = descriptors[0]
+def _on_terminal(sock: socket.socket, request: bytes) -> Outcome:
+    packets.send(sock, request)
+    said = replies.to_start(sock)
+    if isinstance(said, Outcome):
+        return said
+    master, before = said
+    if master is None:
+        return NO_ANSWER
     keys, shown = Keys(), Scrollback()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, master)
@@ -156,17 +153,17 @@ def _on_terminal(channel: control.Channel, request: control.Start) -> Outcome:
         output = stack.enter_context(own_output())
         settings = stack.enter_context(raw_terminal(output, shown))
 
-        _copy_size(master, narrower=bool(reply.shown))
+        _copy_size(master, narrower=bool(before))
         typing = os.dup(master)  # a selector takes each descriptor once, and this one is waited for both ways
         stack.callback(os.close, typing)
         os.set_blocking(typing, False)
         typed = Copy(0, typing)
         typed.passing = keys.take
-        back_at = time.monotonic() if reply.shown else None
-        desk = _Desk(channel, settings, master, keys, shown, typed, back_at)
+        desk = _Desk(sock, settings, master, keys, shown, typed)
+        desk.back_at = time.monotonic() if before else None
         showing = Copy(master, output, is_output=True)
         showing.passing = desk.show
-        showing.pending = shown.feed(_CLEAR + reply.shown) if reply.shown else b""
+        showing.pending = shown.feed(_CLEAR + before) if before else b""
         outcome = relay(desk, [typed, showing], wake)
         if outcome.has_left:
             with contextlib.suppress(OSError):
@@ -176,31 +173,14 @@ def _on_terminal(channel: control.Channel, request: control.Start) -> Outcome:
 
 def _leave(desk: _Desk) -> Outcome | None:
     """Tell the session that the user leaves; a command that ended just then has ended. None: it may not be left."""
-    with contextlib.suppress(control.ChannelError):
-        desk.channel.send(control.Leave(desk.shown.replay()))
-    try:
-        reply, descriptors = desk.channel.receive_reply(control.SEND_TIMEOUT_S)
-    except control.ChannelError:
-        return CUT_OFF
-    if isinstance(reply, control.Done):
-        return Outcome(0, has_left=True)
-    if isinstance(reply, control.Failed):
+    with contextlib.suppress(ChannelError):
+        shown = binascii.b2a_base64(desk.shown.replay(), newline=False)
+        packets.send(desk.sock, b'{"type":"leave","shown":"%s"}' % shown)
+    outcome = replies.to_leave(desk.sock)
+    if outcome is None:
         desk.keys = Keys()
         desk.typed.passing = desk.keys.take
-        return None
-    return _not_started(reply, descriptors)
-
-
-def _not_started(reply: control.Reply, descriptors: list[int]) -> Outcome:
-    for descriptor in descriptors:
-        os.close(descriptor)
-    match reply:
-        case control.Ended(status, detail):
-            return Outcome(status, detail)
-        case control.Failed(message):
-            return Outcome(ENDED_WITHOUT_WORD, message)
-        case _:
-            return NO_ANSWER
+    return outcome
 
 
 def _copy_size(master: int, *, narrower: bool = False) -> None:

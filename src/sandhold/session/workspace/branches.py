@@ -30,8 +30,10 @@ from sandhold.cell import tree
 from sandhold.cell.spec import InjectedFile
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.model.sandbox import Mount
+from sandhold.model.sandbox_name import default_name
 from sandhold.session import creation
 from sandhold.session.workspace import git
+from sandhold.session.workspace.branch_folder import BRANCHES_FOLDER
 from sandhold.store.sandboxes import NameTakenError
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def plan(wanted: creation.Wanted, branch: str, paths: Paths) -> Planned:
     repository = _repository(first)
     name = wanted.name
     if name is None:
-        name = creation.default_name(f"{wanted.agent}-{repository.name}", Path(branch.replace("/", "-")))
+        name = default_name(f"{wanted.agent}-{repository.name}", branch.replace("/", "-"))
     ordinary = replace(wanted, name=name, paths=(str(repository), *others))
     return Planned(creation.plan(ordinary, paths), branch, repository)
 
@@ -220,7 +222,7 @@ def release(paths: Paths, sandbox: str) -> str | None:
 
 
 def _home(paths: Paths, sandbox: str) -> Path:
-    return Path(os.path.realpath(paths.data)) / "branches" / sandbox
+    return Path(os.path.realpath(paths.data)) / BRANCHES_FOLDER / sandbox
 
 
 def _repository(text: str) -> Path:

@@ -23,7 +23,8 @@ from typing import IO, TYPE_CHECKING, Final
 from sandhold.errors import SbxError
 from sandhold.linux.syscalls import AT_FDCWD, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from sandhold.session import control
-from sandhold.session.terminals.piped import START_TIMEOUT_S
+from sandhold.session.packets import UntakenError
+from sandhold.session.terminals.replies import START_TIMEOUT_S
 from sandhold.session.workspace.archive import CHUNK, ArchiveError, Copied, pack, unpack
 
 # Says whether the target is a folder, before it takes the archive: its first name depends on that.
@@ -208,9 +209,12 @@ def _started(reach: Callable[[], control.Channel], request: control.Start, strea
         try:
             channel.send(request, streams)
             reply, descriptors = channel.receive_reply(START_TIMEOUT_S)
-        except control.ChannelError:
+        except UntakenError:
             channel.close()
             continue
+        except control.ChannelError as error:
+            channel.close()
+            raise SbxError(f"the sandbox went away: {error}") from error
         assert not descriptors, "there is no terminal"
         if isinstance(reply, control.Started):
             return channel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from contextlib import closing
@@ -9,6 +10,7 @@ from contextlib import closing
 import pytest
 
 from sandhold.session import packets
+from sandhold.session.terminals import replies
 from sandhold.session.terminals.copies import CUT_OFF, NO_ANSWER, Outcome
 from sandhold.session.terminals.piped import run_piped
 
@@ -17,12 +19,13 @@ ANSWERS = {
     "it cannot be started": ((b'{"type":"ended","status":127,"detail":"x: no"}',), Outcome(127, "x: no")),
     "the session refuses": ((b'{"type":"failed","message":"full"}',), Outcome(125, "full")),
     "the session hangs up while it runs": ((b'{"type":"started","pid":1}',), CUT_OFF),
+    "the session takes the request and hangs up": ((), CUT_OFF),
     "an answer to another question": ((b'{"type":"done"}',), NO_ANSWER),
     "a status that is no number": ((b'{"type":"ended","status":"0","detail":null}',), NO_ANSWER),
     "no object": ((b"[]",), NO_ANSWER),
+    "no JSON": ((b"{",), NO_ANSWER),
+    "brackets without end": ((b"[" * 100_000,), NO_ANSWER),
 }
-
-NO_ANSWERS = {"nothing": (), "no JSON": (b"{",), "brackets without end": (b"[" * 100_000,)}
 
 
 def _outcome_of(answers: tuple[bytes, ...]) -> Outcome:
@@ -50,8 +53,30 @@ def test_how_it_ends(answers: tuple[bytes, ...], outcome: Outcome) -> None:
     assert _outcome_of(answers) == outcome
 
 
-@pytest.mark.parametrize("answers", NO_ANSWERS.values(), ids=NO_ANSWERS)
-def test_no_answer(answers: tuple[bytes, ...]) -> None:
-    """A session that does not answer the request is told apart: the next one can be asked."""
-    with pytest.raises(packets.ChannelError):
-        _outcome_of(answers)
+def test_a_request_that_nobody_took() -> None:
+    """A session that goes away without having read the request is told apart: the next one can be asked."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asking = threading.Thread(target=select.select, args=([theirs], [], [], packets.SEND_TIMEOUT_S))
+    asking.start()
+
+    def leave() -> None:
+        asking.join()
+        theirs.close()
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    with closing(ours), pytest.raises(packets.UntakenError):
+        run_piped(ours, b"{}", wants_input=False)
+    leaving.join()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    with closing(ours), pytest.raises(packets.UntakenError):
+        run_piped(ours, b"{}", wants_input=False)
+
+
+def test_a_session_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that took the request and says nothing may have started the command: that is an end in words."""
+    monkeypatch.setattr(replies, "START_TIMEOUT_S", 0.05)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with closing(ours), closing(theirs):
+        assert run_piped(ours, b"{}", wants_input=False) == replies.NO_WORD

@@ -1,0 +1,37 @@
+"""What a command has to know of a sandbox before it asks the session for something, read with few modules."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from sandhold.store import kept_variables
+from sandhold.store.database import DatabaseError
+
+if TYPE_CHECKING:
+    from sandhold.store.database import Database
+
+
+class Glance(NamedTuple):
+    """A sandbox at a glance. `mounts` has each folder and whether it is read-only; `variables` names those that are
+    kept with a value, `host_variables` those that come from whoever starts a command."""
+
+    agent: str
+    mounts: tuple[tuple[str, bool], ...]
+    variables: tuple[str, ...]
+    host_variables: tuple[str, ...]
+
+
+def look(database: Database, sandbox: str) -> Glance | None:
+    """Return what is stored of a sandbox; None when there is none, or it cannot be read."""
+    question = "SELECT agent, mounts, environment FROM sandboxes WHERE name = ?"
+    try:
+        row = database.execute(question, (sandbox,)).fetchone()
+    except DatabaseError:
+        return None
+    if row is None:
+        return None
+    agent, mounts, environment = row
+    valued, named = kept_variables.read(environment)
+    folders = tuple((path, is_read_only) for path, is_read_only in json.loads(mounts))
+    return Glance(agent, folders, tuple(name for name, _ in valued), named)

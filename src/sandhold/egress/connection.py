@@ -104,7 +104,9 @@ async def _live(gateway: Gateway, flow: Flow) -> None:
     flow.user = gateway.user_of(flow.downstream.sock, original)
     if is_explicit(original):
         flow.via = Via.PROXY
-        await _serve_proxy_client(gateway, flow)
+        connected = await _serve_proxy_client(gateway, flow)
+        if connected is not None:
+            await _serve(gateway, flow, connected)
         return
     flow.original = original
     named = name_destination(gateway.names, *original, Source.ADDRESS)
@@ -244,13 +246,16 @@ async def _may_follow(gateway: Gateway, flow: Flow, named: Destination, opening:
     return False
 
 
-async def _serve_proxy_client(gateway: Gateway, flow: Flow) -> None:
-    """Serve a client that knows it talks to a proxy."""
+async def _serve_proxy_client(gateway: Gateway, flow: Flow) -> Destination | None:
+    """Serve a client that knows it talks to a proxy, up to a CONNECT that is accepted: returns where that leads.
+
+    What is inside is for the caller, so that the head and what read it are not held while a far end is dialled.
+    """
     opening = await read_first_bytes(gateway.reactor, flow.downstream, _WHOLE)
     match opening:
         case ConnectOpening(head, consumed):
             flow.downstream.skip(consumed)
-            await _serve_connect(gateway, flow, head)
+            return await _accept_connect(gateway, flow, head)
         case HttpOpening(head, consumed):
             flow.downstream.skip(consumed)
             await exchange(gateway, flow, None, head)
@@ -258,22 +263,24 @@ async def _serve_proxy_client(gateway: Gateway, flow: Flow) -> None:
             flow.end(Why.DOWNSTREAM_GONE)
         case TlsOpening() | Opaque() | Http2Preface() | MalformedOpening() | Missing():
             await _deny_opening(gateway, flow, because(gateway, Reason.MALFORMED), opening)
+    return None
 
 
-async def _serve_connect(gateway: Gateway, flow: Flow, head: RequestHead) -> None:
+async def _accept_connect(gateway: Gateway, flow: Flow, head: RequestHead) -> Destination | None:
+    """Say yes to a CONNECT, or no where the far side of it could not be told why."""
     assert head.authority is not None, "a CONNECT names its authority"
     named = name_destination(gateway.names, *head.authority, Source.CONNECT)
     if isinstance(named, Reason):
         claims = (Destination(*head.authority, Source.CONNECT),)
         await deny(gateway, flow, claims, because(gateway, named), InHttp(head))
-        return
+        return None
     flow.named = (named,)
     decision = decide(gateway.index, named, gateway.now())
     if not decision.is_allowed and named.port not in _TLS_PORTS:
         await deny(gateway, flow, flow.named, decision, InHttp(head))
-        return
+        return None
     await flow.downstream.write(ESTABLISHED, gateway.reactor.clock() + OPENING_TIMEOUT_S)
-    await _serve(gateway, flow, named)
+    return named
 
 
 async def _deny_opening(

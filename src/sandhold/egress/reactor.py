@@ -3,7 +3,8 @@
 1. A file descriptor is registered once; its mask changes only when readiness comes that nobody waits for.
 2. Every wait has a deadline, in absolute seconds of `Reactor.clock()`; one heap entry a task keeps it.
 3. A task starts running inside `spawn`: what it was given is its own from then on, closed by its own `finally`.
-4. A preferred descriptor, and what threads post, is served every `SLICE_S`, however busy a sandbox keeps the others.
+4. A preferred descriptor, and what threads post, is served every `SLICE_S`, however busy a sandbox keeps the others:
+   these are in an epoll of their own as well, which is asked while there is something left of the other's answer.
 5. Spurious wake-ups are allowed: whoever waits for readiness tries its system call again.
 6. What is served without a task comes after everything else, for `BULK_SLICE_S` at a time, and what has much to do
    after that: a new connection takes half a dozen turns of the loop, and must not wait for every open one in each.
@@ -11,23 +12,24 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 import select
 import sys
 import threading
 import time
 import traceback
+import types
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sandhold.egress.bulk import BULK_SLICE_S, READABLE, WRITABLE, Bulk
 from sandhold.egress.slot import Slot
-from sandhold.egress.tasks import NEVER, Cancelled, Pending, Task, pause
+from sandhold.egress.tasks import NEVER, Cancelled, Pending, Task
 from sandhold.egress.threads import Threads
+from sandhold.egress.timers import Timers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Generator
 
     from sandhold.egress.bulk import Served
 
@@ -38,7 +40,6 @@ T = TypeVar("T")
 EVENTS_MAX: Final = 256  # readiness taken from the kernel at once; more would make a new connection wait for old ones
 SLICE_S: Final = 0.05  # of serving others before the preferred are looked at: a policy is to hold within a second
 PREFERRED_MAX: Final = 8  # the doorbell, the link, and some room
-STALE_TIMERS_MAX: Final = 1024  # dead heap entries kept before the heap is rebuilt
 SHUTDOWN_TURNS_MAX: Final = 64  # rounds of cancelling before a task that refuses to end is left behind
 
 _READ: Final = READABLE
@@ -47,12 +48,17 @@ _BROKEN: Final = select.EPOLLHUP | select.EPOLLERR
 
 
 class Reactor:
-    """The event loop of one thread."""
+    """The event loop of one thread.
+
+    A wait is a generator that gives way itself: every coroutine around it costs its share each time it is resumed.
+    """
+
+    clock = staticmethod(time.monotonic)
+    """Monotonic seconds; every deadline is a value of this clock."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._preferred_epoll = select.epoll()
-        self._epoll.register(self._preferred_epoll, _READ)
         self._preferred: set[int] = set()
         self._left: deque[tuple[int, int]] = deque()
         self._polled_in = 0
@@ -60,23 +66,22 @@ class Reactor:
         self._due: deque[Slot] = deque()
         self._bulk = Bulk()
         self._epoll.register(self._bulk, _READ)
-        self._inner = (self._bulk.fileno(), self._preferred_epoll.fileno())
+        self._bulk_fd = self._bulk.fileno()
         self._tasks: set[Task] = set()
-        self._timers: list[tuple[float, int, Task]] = []
-        self._timer_count = 0
+        self._timers = Timers()
         self._ready: deque[Task] = deque()
         self._posted: deque[Callable[[], None]] = deque()
         self._turn = 0
         self._current: Task | None = None
         self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._preferred_epoll.register(self._doorbell, _READ)
+        self._preferred.add(self._doorbell)
+        for epoll in (self._epoll, self._preferred_epoll):
+            epoll.register(
+                self._doorbell, _READ | select.EPOLLET
+            )  # each ring is an event: none is taken back by a read
         self._is_ringing = False
         self._bell_lock = threading.Lock()
         self._threads = Threads(self)
-
-    def clock(self) -> float:
-        """Monotonic seconds; every deadline is a value of this clock."""
-        return time.monotonic()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Task:
         """Start a coroutine at once, up to its first wait."""
@@ -85,7 +90,8 @@ class Reactor:
         self._resume(task, None)
         return task
 
-    async def readable(self, fd: int, deadline: float) -> None:
+    @types.coroutine
+    def readable(self, fd: int, deadline: float) -> Generator[None, None, None]:
         """Wait until the descriptor can be read (or is broken).
 
         Raises:
@@ -94,25 +100,28 @@ class Reactor:
         """
         slot = self._slots.get(fd) or self._enter(fd)
         assert slot.reader is None, "two tasks read one descriptor"
-        slot.reader = self.current()
+        task = self.begin_wait(deadline)
         if not slot.mask & _READ:
             self._arm(fd, slot, slot.mask | _READ)
+        slot.reader = task
         try:
-            await self.suspend(deadline)
+            yield
         finally:
             slot.reader = None
         if slot.mask < 0:
             raise ConnectionAbortedError("closed on our side")
 
-    async def writable(self, fd: int, deadline: float) -> None:
+    @types.coroutine
+    def writable(self, fd: int, deadline: float) -> Generator[None, None, None]:
         """Wait until the descriptor can be written (or is broken); raises as `readable` does."""
         slot = self._slots.get(fd) or self._enter(fd)
         assert slot.writer is None, "two tasks write one descriptor"
-        slot.writer = self.current()
+        task = self.begin_wait(deadline)
         if not slot.mask & _WRITE:
             self._arm(fd, slot, slot.mask | _WRITE)
+        slot.writer = task
         try:
-            await self.suspend(deadline)
+            yield
         finally:
             slot.writer = None
         if slot.mask < 0:
@@ -161,19 +170,6 @@ class Reactor:
         """
         return await self._threads.run(function, *args, deadline=deadline)
 
-    async def in_own_thread(self, function: Callable[[], T], *, deadline: float) -> T:
-        """Run a blocking function of our own on a thread that no look-up of the sandbox can keep busy.
-
-        Raises:
-            TimeoutError: at the deadline.
-            Exception: whatever the function raises.
-        """
-        own = Threads(self)
-        try:
-            return await own.run(function, deadline=deadline)
-        finally:
-            own.close()
-
     def post(self, function: Callable[[], None]) -> None:
         """Have the loop call a function soon; the one method that other threads may call."""
         self._posted.append(function)
@@ -186,22 +182,29 @@ class Reactor:
 
     def current(self) -> Task:
         """The task that is running."""
-        assert self._current is not None, "only a task can wait"
+        assert self._current is not None, "no task is running"
         return self._current
 
-    async def suspend(self, deadline: float) -> None:
+    def begin_wait(self, deadline: float) -> Task:
+        """Return the running task, which gives way right after this and is resumed at the deadline at the latest."""
+        task = self._current
+        assert task is not None, "only a task can wait"
+        if task.is_cancelled:
+            raise Cancelled
+        task.deadline = deadline
+        if deadline < task.timer_at:
+            self._timers.set(task, deadline)
+        return task
+
+    @types.coroutine
+    def suspend(self, deadline: float) -> Generator[None, None, None]:
         """Give way until the running task is woken; may return without cause.
 
         Raises:
             TimeoutError: at the deadline.
         """
-        task = self.current()
-        if task.is_cancelled:
-            raise Cancelled
-        task.deadline = deadline
-        if deadline < task.timer_at:
-            self._set_timer(task, deadline)
-        await pause()
+        self.begin_wait(deadline)
+        yield
 
     def wake(self, task: Task) -> None:
         """Resume a task in the next turn of the loop."""
@@ -233,24 +236,72 @@ class Reactor:
 
     def _turn_once(self) -> None:
         self._turn += 1
-        is_preferred_due = bool(self._left) or self._poll()  # what is left was polled for a while ago
-        until = self.clock() + SLICE_S
-        for fd, events in self._preferred_epoll.poll(0, PREFERRED_MAX) if is_preferred_due else ():
+        if self._left:  # polled for a while ago: what is preferred goes before it
+            self._serve_preferred(self._preferred_epoll.poll(0, PREFERRED_MAX))
+        else:
+            self._poll()
+        now = self.clock()
+        while self._left:
+            fd, events = self._left.popleft()
+            self._serve(fd, events, self._polled_in)
+            if self.clock() >= now + SLICE_S:
+                break
+        if self._ready:
+            self._resume_ready()
+            self._resume_ready()  # whom they woke
+        while self._timers.next_at <= now and (task := self._timers.take_due(now)) is not None:
+            self._resume(task, TimeoutError())
+        if self._due:
+            self._serve_due()
+        if self._bulk.is_due or self._bulk.has_more:
+            self._bulk.serve_some(self.clock)
+
+    def _poll(self) -> None:
+        """Take what is ready, and serve what is preferred of that."""
+        polled = self._epoll.poll(self._patience(), EVENTS_MAX)
+        self._polled_in = self._turn
+        due = []
+        for event in polled:
+            if event[0] in self._preferred:
+                due.append(event)
+            elif event[0] == self._bulk_fd:
+                self._bulk.is_due = True
+            else:
+                self._left.append(event)
+        if due:
+            self._serve_preferred(due)
+
+    def _serve_preferred(self, due: list[tuple[int, int]]) -> None:
+        for fd, events in due:
             if fd == self._doorbell:
                 self._answer_bell()
             else:
                 self._serve(fd, events, self._turn)
-        while self._left and self.clock() < until:
-            self._serve(*self._left.popleft(), self._polled_in)
-        self._resume_ready()
-        self._resume_ready()  # whom they woke
-        self._fire_timers()
-        self._serve_due()
-        self._bulk.serve_some(self.clock)
+
+    def _serve(self, fd: int, events: int, polled_in: int) -> None:
+        """Resume who waits for a descriptor that is ready, and have its turn come for what is served without a task."""
+        slot = self._slots.get(fd)
+        if slot is None or slot.born >= polled_in:  # the number is a new descriptor's, not the event's
+            return
+        if events & _BROKEN:
+            events |= _READ | _WRITE
+        idle = events & ~slot.events
+        if idle != events:
+            if not slot.due:
+                self._due.append(slot)
+            slot.due |= events & (_READ | _WRITE)
+        if events & _READ and slot.reader is not None:
+            idle &= ~_READ
+            self._resume(slot.reader, None)
+        if events & _WRITE and slot.writer is not None:
+            idle &= ~_WRITE
+            self._resume(slot.writer, None)
+        if idle and self._slots.get(fd) is slot and slot.wanted != slot.mask:
+            self._arm(fd, slot, slot.wanted)
 
     def _serve_due(self) -> None:
         """Call what needs no task, for `BULK_SLICE_S`."""
-        until = self.clock() + BULK_SLICE_S if self._due else 0.0
+        until = self.clock() + BULK_SLICE_S
         while self._due:
             slot = self._due.popleft()
             events, slot.due = slot.due, 0
@@ -264,35 +315,6 @@ class Reactor:
             task = self._ready.popleft()
             if not task.is_done:
                 self._resume(task, None)
-
-    def _poll(self) -> bool:
-        """Take what is ready; whether something preferred is. The two inner ones are asked only when they are ready."""
-        polled = self._epoll.poll(self._patience(), EVENTS_MAX)
-        inner = {fd for fd, _ in polled if fd in self._inner}
-        self._bulk.is_due |= self._bulk.fileno() in inner
-        self._left.extend(polled)
-        self._polled_in = self._turn
-        return self._preferred_epoll.fileno() in inner
-
-    def _serve(self, fd: int, events: int, polled_in: int) -> None:
-        slot = self._slots.get(fd)
-        if slot is not None and slot.born < polled_in:  # else: the number is a new descriptor's, not the event's
-            self._dispatch(fd, slot, events)
-
-    def _dispatch(self, fd: int, slot: Slot, events: int) -> None:
-        if events & _BROKEN:
-            events |= _READ | _WRITE
-        idle = events & ~slot.wanted
-        if events & slot.events:
-            if not slot.due:
-                self._due.append(slot)
-            slot.due |= events & (_READ | _WRITE)
-        if events & _READ and slot.reader is not None:
-            self._resume(slot.reader, None)
-        if events & _WRITE and slot.writer is not None:
-            self._resume(slot.writer, None)
-        if idle and self._slots.get(fd) is slot and slot.wanted != slot.mask:
-            self._arm(fd, slot, slot.wanted)
 
     def _resume(self, task: Task, error: BaseException | None) -> None:
         outer, self._current = self._current, task
@@ -319,34 +341,8 @@ class Reactor:
     def _patience(self) -> float:
         if self._ready or self._due or self._bulk.has_more:
             return 0.0
-        while self._timers and self._is_stale(self._timers[0]):
-            heapq.heappop(self._timers)
-        return max(0.0, self._timers[0][0] - self.clock()) if self._timers else -1.0
-
-    def _set_timer(self, task: Task, at: float) -> None:
-        task.timer_at = at
-        self._timer_count += 1
-        heapq.heappush(self._timers, (at, self._timer_count, task))
-        if len(self._timers) > STALE_TIMERS_MAX + 2 * len(self._tasks):
-            self._timers = [entry for entry in self._timers if not self._is_stale(entry)]
-            heapq.heapify(self._timers)
-
-    def _fire_timers(self) -> None:
-        now = self.clock()
-        while self._timers and self._timers[0][0] <= now:
-            entry = heapq.heappop(self._timers)
-            task = entry[2]
-            if self._is_stale(entry):
-                continue
-            task.timer_at = NEVER
-            if task.deadline <= now:
-                self._resume(task, TimeoutError())
-            elif task.deadline < NEVER:
-                self._set_timer(task, task.deadline)
-
-    def _is_stale(self, entry: tuple[float, int, Task]) -> bool:
-        at, _, task = entry
-        return task.is_done or task.timer_at != at
+        at = self._timers.first_at()
+        return max(0.0, at - self.clock()) if at < NEVER else -1.0
 
     def _forget_slot(self, fd: int) -> None:
         slot = self._slots.pop(fd, None)
@@ -354,8 +350,10 @@ class Reactor:
             self._arm(fd, slot, 0)
             self._preferred.discard(fd)
             slot.mask, slot.events = -1, 0
-            for task in filter(None, (slot.reader, slot.writer)):
-                self.wake(task)
+            if slot.reader is not None:
+                self.wake(slot.reader)
+            if slot.writer is not None:
+                self.wake(slot.writer)
 
     def _enter(self, fd: int) -> Slot:
         if fd < 0:
@@ -365,18 +363,17 @@ class Reactor:
 
     def _arm(self, fd: int, slot: Slot, mask: int) -> None:
         """Tell the kernel. A mask of 0 leaves: EPOLLHUP and EPOLLERR cannot be masked and would spin (epoll_ctl(2))."""
-        epoll = self._preferred_epoll if fd in self._preferred else self._epoll
-        if slot.mask == 0:
-            if mask:
-                epoll.register(fd, mask)
-        elif mask:
-            epoll.modify(fd, mask)
-        else:
-            epoll.unregister(fd)
+        for epoll in (self._epoll, self._preferred_epoll) if fd in self._preferred else (self._epoll,):
+            if slot.mask == 0:
+                if mask:
+                    epoll.register(fd, mask)
+            elif mask:
+                epoll.modify(fd, mask)
+            else:
+                epoll.unregister(fd)
         slot.mask = mask
 
     def _answer_bell(self) -> None:
-        os.eventfd_read(self._doorbell)
         self._is_ringing = False
         for _ in range(len(self._posted)):
             self._posted.popleft()()

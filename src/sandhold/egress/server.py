@@ -36,6 +36,7 @@ from sandhold.egress.recording import Recorder
 from sandhold.egress.relay import IDLE_CHECK_S
 from sandhold.egress.stream import Stream
 from sandhold.egress.synthetic_names import SyntheticNames
+from sandhold.egress.threads import Threads
 from sandhold.egress.upstream import Connect, Lookup, Upstream, look_up, prepare
 from sandhold.linux.netns import original_destination
 from sandhold.linux.syscalls import trim_heap
@@ -263,13 +264,21 @@ class _Server:
         gateway = self._gateway
         deadline = gateway.reactor.clock() + RELOAD_TIMEOUT_S
         try:
-            gateway.index = await gateway.reactor.in_own_thread(self._setup.reload, deadline=deadline)
+            gateway.index = await self._reload(deadline)
         except Exception:  # noqa: BLE001  whatever it is: nobody knows what the policy says
             traceback.print_exc(file=sys.stderr)
             gateway.index = unreadable_policy(gateway.index.policy.generation)
         cut = gateway.flows.cut_denied(gateway.index, gateway.now())
         await self._settle(cut)
         self._say({"applied": gateway.index.policy.generation, "cut": len(cut)})
+
+    async def _reload(self, deadline: float) -> PolicyIndex:
+        """Read the policy on a thread that no look-up of the sandbox can keep busy."""
+        own = Threads(self._gateway.reactor, threads_max=1)
+        try:
+            return await own.run(self._setup.reload, deadline=deadline)
+        finally:
+            own.close()
 
     async def _end(self) -> None:
         """Rule 3."""
@@ -293,12 +302,13 @@ async def _accept(gateway: Gateway, listener: socket.socket) -> None:
     reactor = gateway.reactor
     listener.settimeout(0)
     prepare(listener)  # what is accepted inherits it
+    family = int(listener.family)
     while True:
         await reactor.readable(listener.fileno(), NEVER)
         await _let_openings_end(gateway)
         try:
             for _ in range(ACCEPT_BATCH_MAX):
-                sock, _peer = listener.accept()
+                sock = _accepted(listener, family)
                 if gateway.flows.is_full:
                     _turn_away(gateway, sock)
                 else:
@@ -315,6 +325,16 @@ async def _let_openings_end(gateway: Gateway) -> None:
     until = reactor.clock() + OPENINGS_WAIT_S
     while gateway.flows.are_many_opening and reactor.clock() < until:
         await reactor.sleep(reactor.clock() + OPENINGS_STEP_S)
+
+
+def _accepted(listener: socket.socket, family: int) -> socket.socket:
+    """accept(2): `socket.accept` asks the listener for its family and type anew each time, as members of enumerations.
+
+    Raises:
+        OSError: as accept(2) does.
+    """
+    fd, _peer = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001  `socket.accept` is made of it
+    return socket.socket(family, socket.SOCK_STREAM, 0, fd)
 
 
 def _turn_away(gateway: Gateway, sock: socket.socket) -> None:

@@ -85,7 +85,8 @@ class Pending(Generic[T]):
             self._error = error
             self._settle()
 
-    async def wait(self, deadline: float) -> T:
+    @types.coroutine
+    def wait(self, deadline: float) -> Generator[None, None, T]:
         """Wait for the delivery; one task at a time.
 
         Raises:
@@ -93,9 +94,9 @@ class Pending(Generic[T]):
             BaseException: what `fail` was given.
         """
         while not self.is_done:
-            self._task = self._reactor.current()
+            self._task = self._reactor.begin_wait(deadline)
             try:
-                await self._reactor.suspend(deadline)
+                yield
             finally:
                 self._task = None
         if self._error is not None:
@@ -106,9 +107,3 @@ class Pending(Generic[T]):
         self.is_done = True
         if self._task is not None:
             self._reactor.wake(self._task)
-
-
-@types.coroutine
-def pause() -> Generator[None, None, None]:
-    """Give way to the reactor, which resumes the task."""
-    yield

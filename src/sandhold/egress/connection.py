@@ -52,6 +52,7 @@ from sandhold.wire.opening import (
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Awaitable
 
     from sandhold.egress.gateway import Gateway
     from sandhold.wire.opening import Opening
@@ -139,13 +140,12 @@ async def _serve(gateway: Gateway, flow: Flow, named: Destination) -> None:
             await _deny_opening(gateway, flow, decision, opening)
 
 
-async def _serve_tls(gateway: Gateway, flow: Flow, named: Destination, opening: TlsOpening) -> None:
+def _serve_tls(gateway: Gateway, flow: Flow, named: Destination, opening: TlsOpening) -> Awaitable[None]:
     claims, decision = _judge_tls(gateway, flow, named, opening)
     manner = InTls(opening.hello.server_name or named.host)
     if decision.is_allowed:
-        await _pass_through(gateway, flow, named, claims, manner)
-    else:
-        await deny(gateway, flow, claims, decision, manner)
+        return _pass_through(gateway, flow, named, claims, manner)
+    return deny(gateway, flow, claims, decision, manner)
 
 
 def _judge_tls(
@@ -280,6 +280,7 @@ async def _accept_connect(gateway: Gateway, flow: Flow, head: RequestHead) -> De
         await deny(gateway, flow, flow.named, decision, InHttp(head))
         return None
     await flow.downstream.write(ESTABLISHED, gateway.reactor.clock() + OPENING_TIMEOUT_S)
+    flow.downstream.expect_answer()
     return named
 
 

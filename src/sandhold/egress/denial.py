@@ -18,6 +18,8 @@ from sandhold.model.event import Connection, Request, Why
 from sandhold.model.rule import Effect
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from sandhold.egress.flows import Flow
     from sandhold.egress.gateway import Gateway
     from sandhold.egress.upstream import UpstreamFailedError
@@ -64,11 +66,11 @@ def connection_event(
     return Connection(flow.event, flow.via, destination, claims, flow.original, decision, detail, flow.user)
 
 
-async def record_decision(
+def record_decision(
     gateway: Gateway, flow: Flow, claims: tuple[Destination, ...], decision: Decision, detail: str | None = None
-) -> Decision:
-    """Record what was decided on a connection; returns the decision that holds by rule 1."""
-    return await record_events(gateway, flow, claims, (connection_event(flow, claims, decision, detail),))
+) -> Awaitable[Decision]:
+    """Record what was decided on a connection; to be awaited for the decision that holds by rule 1."""
+    return record_events(gateway, flow, claims, (connection_event(flow, claims, decision, detail),))
 
 
 async def record_events(

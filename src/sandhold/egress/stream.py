@@ -24,7 +24,8 @@ class Stream:
     __slots__ = ("_burst", "_early", "_fd", "_reactor", "sock")
 
     def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
-        sock.settimeout(0)
+        if sock.gettimeout() != 0:
+            sock.settimeout(0)
         self.sock = sock
         self._reactor = reactor
         self._fd = sock.fileno()
@@ -53,6 +54,10 @@ class Stream:
         """Drop bytes that were pushed back."""
         assert count <= len(self._early)
         self._early = self._early[count:]
+
+    def expect_answer(self) -> None:
+        """Have the next read wait before it tries: what comes is an answer to what was just written."""
+        self._burst = BURST_READS_MAX
 
     async def read(self, bytes_max: int, deadline: float) -> bytes:
         """Read at least one byte, or `b""` at the end of the stream.
@@ -145,8 +150,10 @@ class Stream:
 
     def end_writing(self) -> None:
         """Say that nothing more will be written (FIN); a connection that is gone already is no error."""
-        with contextlib.suppress(OSError):
+        try:
             self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
 
     def close(self) -> None:
         """Close in order: what was written is still delivered."""

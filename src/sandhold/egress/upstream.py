@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -62,6 +61,7 @@ PROXY_TIMEOUT_S: Final = 10.0  # for the answer of the host's proxy, which conne
 ADDRESSES_MAX: Final = 8  # tried in turn; more are not worth anybody's wait
 KEEPALIVE_IDLE_S: Final = 60  # before the first probe: shorter than the state of any address translator on the way
 
+_SOCKET: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 _DISCARD_PORT: Final = 9  # RFC 863; nothing is sent to it
 _LAB_RANGES: Final = tuple(map(ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")))
 _LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
@@ -109,8 +109,9 @@ def look_up(name: str) -> tuple[Address, ...]:
 def is_own_address(address: Address) -> bool:
     """Whether an interface of this machine has the address: the kernel then takes it as the source to talk to itself
     (ip(7)). A datagram socket that is connected sends nothing."""
-    if any(address in network for network in _LAB_RANGES):
-        return False
+    for network in _LAB_RANGES:
+        if address in network:
+            return False
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         try:
@@ -257,7 +258,7 @@ class Upstream:
 
     async def _connect(self, address: Address, port: int, deadline: float) -> Stream:
         family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
-        stream = Stream(self.reactor, socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
+        stream = Stream(self.reactor, socket.socket(family, _SOCKET))
         try:
             code = self.connect(stream.sock, (str(address), port))
             while code == errno.EINPROGRESS and (code := _progress(stream.sock)) == errno.EINPROGRESS:
@@ -312,23 +313,24 @@ def _vet_all(
 
 def _progress(sock: socket.socket) -> int:
     """How a connection attempt stands, as an error number: 0 when it is connected (connect(2), EINPROGRESS)."""
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        return code
     try:
         sock.getpeername()
     except OSError as error:
-        return errno.EINPROGRESS if error.errno == errno.ENOTCONN else error.errno or errno.EIO
+        if error.errno != errno.ENOTCONN:
+            return error.errno or errno.EIO
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.EINPROGRESS
     return 0
 
 
 def prepare(sock: socket.socket) -> None:
     """Send small writes at once, and find out in minutes when the other end is dead (tcp(7))."""
-    with contextlib.suppress(OSError):  # not TCP, or gone already: the next read or write says so
+    try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_IDLE_S // 4)
+    except OSError:
+        return  # not TCP, or gone already: the next read or write says so
 
 
 def _failed(error: OSError, resolved: tuple[Address, ...]) -> UpstreamFailedError:

@@ -42,21 +42,21 @@ class Relay:
     It ends once: with both directions, with a broken side, or by `stop`.
     """
 
-    __slots__ = ("_flow", "_gateway", "_on_end", "down", "is_heavy", "is_over", "up")
+    __slots__ = ("_flow", "_gateway", "_on_end", "down", "is_over", "up")
 
     def __init__(self, gateway: Gateway, flow: Flow, upstream: Stream) -> None:
         self._gateway = gateway
         self._flow = flow
         self._on_end: End | None = None
         self.is_over = False
-        self.is_heavy = False
         self.up = _Side(self, flow.downstream)
         self.down = _Side(self, upstream)
         flow.active_at = gateway.reactor.clock()
 
     def carry_down(self) -> None:
         """Start to carry from the far end to the sandbox."""
-        self._start(self.down)
+        self._start(self.down, self.up)
+        self._watch()
 
     def carry_both(self, on_end: End) -> None:
         """Carry both ways from here on; `on_end` is called once when that is over, at once if it is over already."""
@@ -64,8 +64,9 @@ class Relay:
         if self.is_over:
             on_end(self._gateway, self._flow)
             return
-        self._start(self.up)
-        self._start(self.down)
+        self._start(self.up, self.down)
+        self._start(self.down, self.up)
+        self._watch()
 
     def stop(self) -> None:
         """Carry nothing more; both sides stay as they are. A second call does nothing."""
@@ -89,28 +90,27 @@ class Relay:
         try:
             if events & WRITABLE and other.is_holding:
                 self._write(other, side)
-            if events & READABLE and side.is_reading and not self.is_over:
+            if events & READABLE and side.is_open and not side.is_holding and not self.is_over:
                 self._read(side, other)
             self._watch()
         except Exception:  # noqa: BLE001  we are wrong: it costs this connection and no other
             traceback.print_exc(file=sys.stderr)
             self._break(Why.REFUSED)
 
-    def _start(self, side: _Side) -> None:
-        side.is_started = True
+    def _start(self, side: _Side, sink: _Side) -> None:
+        side.is_open = not side.is_ended
         early = side.stream.take_early()
         if early and not self.is_over:
-            side.held = memoryview(early)
+            side.hold(early)
             self._count(side, len(early))
-            self._write(side, self.down if side is self.up else self.up)
-        self._watch()
+            self._write(side, sink)
 
     def _watch(self) -> None:
         """Have the reactor say what can be gone on with now, and nothing else (rule 2)."""
         if self.is_over:
             return
         for side, other in ((self.up, self.down), (self.down, self.up)):
-            mask = (READABLE if side.is_reading else 0) | (WRITABLE if other.is_holding else 0)
+            mask = (READABLE if side.is_open and not side.is_holding else 0) | (WRITABLE if other.is_holding else 0)
             if mask != side.mask:
                 self._gateway.reactor.serve(side.stream.fileno(), side, side.mask, mask)
                 side.mask = mask
@@ -122,12 +122,9 @@ class Relay:
             side.mask = 0
 
     def _read(self, side: _Side, sink: _Side) -> None:
-        if side.copied >= SPLICE_AFTER_BYTES and not self.is_heavy:
-            self._unwatch()
-            self.is_heavy = True  # from the next `_watch` on
-        pipe = self._gateway.pipes.borrow() if side.copied >= SPLICE_AFTER_BYTES else None
+        pipe = self._borrow_pipe() if side.copied >= SPLICE_AFTER_BYTES else None
         try:
-            size = _read_copy(side) if pipe is None else _read_splice(side, pipe)
+            size = side.copy() if pipe is None else side.splice(pipe)
         except BlockingIOError:
             size = None
         except OSError:
@@ -142,6 +139,13 @@ class Relay:
                 self._count(side, size)
             self._write(side, sink)
 
+    def _borrow_pipe(self) -> Pipe | None:
+        """Take a pipe for a burst; a connection with so much to do leaves its place to others from now on."""
+        if not self.up.is_heavy:
+            self._unwatch()
+            self.up.is_heavy = self.down.is_heavy = True  # from the next `_watch` on
+        return self._gateway.pipes.borrow()
+
     def _write(self, side: _Side, sink: _Side) -> None:
         """Pass on what is held of `side`, as much as there is room for."""
         try:
@@ -150,10 +154,14 @@ class Relay:
                 self._count(side, size)
                 side.inside -= size
                 if side.inside == 0:
-                    side.drop(self._gateway)
+                    side.let_go_of_pipe(self._gateway)
             if side.held is not None:
                 sent = sink.stream.sock.send(side.held)
-                side.held = side.held[sent:] if sent < len(side.held) else None
+                if sent < len(side.held):
+                    side.held = side.held[sent:]
+                    return
+            side.held = None
+            side.is_holding = False
         except BlockingIOError:
             return
         except OSError:
@@ -162,10 +170,14 @@ class Relay:
     def _end(self, side: _Side, sink: _Side) -> None:
         """Rule 3."""
         side.is_ended = True
+        side.is_open = False
         if sink.is_ended:
             self.stop()  # whoever closes the sink says so to it
-        else:
-            sink.stream.end_writing()
+            return
+        sink.stream.end_writing()
+        if not sink.is_holding:  # an end stays readable, and would be reported again in each turn
+            self._gateway.reactor.forget(side.stream.fileno())
+            side.mask = 0
 
     def _break(self, why: Why) -> None:
         """Rule 4."""
@@ -185,9 +197,25 @@ class Relay:
 
 
 class _Side:
-    """One socket of a relay, and the direction that begins there: what was read from it and is not passed on yet."""
+    """One socket of a relay, and the direction that begins there: what was read from it and is not passed on yet.
 
-    __slots__ = ("copied", "held", "inside", "is_ended", "is_started", "mask", "pipe", "relay", "stream")
+    `is_open` says that more may come from it, `is_holding` that the other side has not room for what did, `is_heavy`
+    that the connection has carried so much that new ones go before it.
+    """
+
+    __slots__ = (
+        "copied",
+        "held",
+        "inside",
+        "is_ended",
+        "is_heavy",
+        "is_holding",
+        "is_open",
+        "mask",
+        "pipe",
+        "relay",
+        "stream",
+    )
 
     def __init__(self, relay: Relay, stream: Stream) -> None:
         self.relay = relay
@@ -197,48 +225,45 @@ class _Side:
         self.held: memoryview | None = None
         self.pipe: Pipe | None = None
         self.inside = 0
-        self.is_started = False
+        self.is_open = False
         self.is_ended = False
-
-    @property
-    def is_heavy(self) -> bool:
-        """Whether the connection has carried so much that new ones go before it."""
-        return self.relay.is_heavy
-
-    @property
-    def is_holding(self) -> bool:
-        """Whether the other side has not room for what was read."""
-        return self.held is not None or self.pipe is not None
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether more may be read."""
-        return self.is_started and not self.is_ended and self.held is None and self.pipe is None
+        self.is_holding = False
+        self.is_heavy = False
 
     def ready(self, events: int) -> None:
         """Be served by the reactor."""
         self.relay.serve(self, events)
 
+    def copy(self) -> int:
+        """Read once and hold it; 0 is the end."""
+        data = self.stream.sock.recv(READ_BYTES)
+        if data:
+            self.copied += len(data)
+            self.hold(data)
+        return len(data)
+
+    def splice(self, pipe: Pipe) -> int:
+        """Read once into a pipe and hold that; 0 is the end."""
+        size = os.splice(self.stream.fileno(), pipe.sink, PIPE_BYTES, flags=_FLAGS)
+        if size:
+            self.pipe, self.inside, self.is_holding = pipe, size, True
+        return size
+
+    def hold(self, data: bytes) -> None:
+        """Keep what was read until it is passed on."""
+        self.held = memoryview(data)
+        self.is_holding = True
+
     def drop(self, gateway: Gateway) -> None:
         """Let go of what is held."""
-        pipe, self.pipe, self.held = self.pipe, None, None
-        if pipe is not None:
-            gateway.pipes.give_back(pipe, is_empty=self.inside == 0)
+        self.held, self.is_holding = None, False
+        self.let_go_of_pipe(gateway)
 
-
-def _read_copy(side: _Side) -> int:
-    data = side.stream.sock.recv(READ_BYTES)
-    if data:
-        side.copied += len(data)
-        side.held = memoryview(data)
-    return len(data)
-
-
-def _read_splice(side: _Side, pipe: Pipe) -> int:
-    size = os.splice(side.stream.fileno(), pipe.sink, PIPE_BYTES, flags=_FLAGS)
-    if size:
-        side.pipe, side.inside = pipe, size
-    return size
+    def let_go_of_pipe(self, gateway: Gateway) -> None:
+        """Give a pipe back, with what is still in it or without."""
+        if self.pipe is not None:
+            gateway.pipes.give_back(self.pipe, is_empty=self.inside == 0)
+            self.pipe = None
 
 
 async def relay(gateway: Gateway, flow: Flow, upstream: Stream) -> None:

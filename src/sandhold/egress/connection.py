@@ -174,7 +174,7 @@ async def _pass_through(
 
 def _hand_over(flow: Flow, relay: Relay) -> None:
     """Let a relay live the rest of the connection: a tunnel that is idle costs no task."""
-    flow.relay = relay
+    flow.hand_over(relay)
     relay.carry_both(_close)
 
 

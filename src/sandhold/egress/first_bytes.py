@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from sandhold.egress.stream import READ_BYTES
 from sandhold.wire.opening import NEED_MORE, Opening, OpeningReader
 
 if TYPE_CHECKING:
     from sandhold.egress.reactor import Reactor
     from sandhold.egress.stream import Stream
 
+READ_BYTES: Final = 4096  # of an opening: most have a tenth of it; what a read sets aside lies between what stays
 OPENING_TIMEOUT_S: Final = 10.0  # from the connection to its whole opening; a lost packet costs 1 to 3 s
 SILENCE_S: Final = 0.3  # who speaks first has spoken by then; longer delays every protocol where the server does
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sandhold.policy.index import PolicyIndex
 
 CONNECTIONS_MAX: Final = 4096  # of one sandbox; each costs two descriptors and a few KiB
+SHARED_MAX: Final = 1024  # destinations whose names are held once; a sandbox is busy with a few dozen
 OPENINGS_MANY: Final = 32  # in the middle of their opening, which takes five times the memory of an idle tunnel
 
 
@@ -31,17 +33,18 @@ class Flow:
     `named` are the claims the connection itself made (where it was dialled to, the CONNECT), `claims` what the present
     decision was made on; `claims` is empty until there is one. `addresses` is the one that was dialled, or all that the
     name had when the host's proxy dialled. `started` is the moment of the decision (before there is one, of the
-    connection) on the reactor's clock. `why` is set by whoever ends the connection first. `relay` is set once the
-    connection needs no task any more. `is_recorded` says that a record was asked for, `is_durable` that one was made;
-    `off_record` is what could not be put on record in time and has to be noted in the end. `user` is evidence for the
-    record and decides nothing. `counted_as` is the event of the record that counts the last denial, if one does.
+    connection) on the reactor's clock. `why` is set by whoever ends the connection first. `relay` is set, and `task`
+    None, once the connection needs no task any more. `is_recorded` says that a record was asked for, `is_durable` that
+    one was made; `off_record` is what could not be put on record in time and has to be noted in the end. `user` is
+    evidence for the record and decides nothing. `counted_as` is the event of the record that counts the last denial, if
+    one does.
     """
 
     event: EventId
     via: Via
     original: tuple[IPv4Address | IPv6Address, int] | None
     downstream: Stream
-    task: Task
+    task: Task | None
     started: float
     named: tuple[Destination, ...] = ()
     claims: tuple[Destination, ...] = ()
@@ -75,6 +78,12 @@ class Flow:
         self.upstream = dialled.stream
         self.addresses = dialled.resolved if dialled.address is None else dialled.address[:1]
 
+    def hand_over(self, relay: Relay) -> None:
+        """Let a relay live the rest of the connection; a thousand of them to one place hold its names once."""
+        self.relay, self.task = relay, None
+        self.claims, self.addresses = shared(self.claims, self.addresses)
+        self.named = self.claims
+
     def end(self, why: Why, detail: str | None = None) -> None:
         """Say why the connection ends; the first reason counts."""
         if self.why is None:
@@ -85,7 +94,8 @@ class Flow:
         """End the connection from outside: both sides are reset before anything else of it runs."""
         self.end(why)
         self.reset()
-        self.task.cancel()
+        if self.task is not None:
+            self.task.cancel()
         if self.relay is not None:
             self.relay.stop()
 
@@ -149,22 +159,30 @@ class Flows:
             if flow.relay is not None:
                 flow.relay.end_if_idle(now)
 
-    def cut_denied(self, index: PolicyIndex, now: float) -> tuple[Task, ...]:
-        """Cut what this policy denies; returns the tasks that are ending, so that their end records can be awaited."""
-        denied = [flow for flow in self._open if flow.claims and not _is_allowed(index, flow, now)]
+    def cut_denied(self, index: PolicyIndex, now: float) -> tuple[Flow, ...]:
+        """Cut what this policy denies; returns it, so that its end records can be awaited."""
+        denied = tuple(flow for flow in self._open if flow.claims and not _is_allowed(index, flow, now))
         for flow in denied:
             flow.cut(Why.CLOSED_BY_POLICY)
-        return tuple(flow.task for flow in denied)
+        return denied
 
-    def cut_all(self, why: Why) -> tuple[Task, ...]:
+    def cut_all(self, why: Why) -> tuple[Flow, ...]:
         """Cut everything."""
         cut = tuple(self._open)
         for flow in cut:
             flow.cut(why)
-        return tuple(flow.task for flow in cut)
+        return cut
 
 
 def _is_allowed(index: PolicyIndex, flow: Flow, now: float) -> bool:
     if not decide_claims(index, flow.claims, now).is_allowed:
         return False
     return not flow.addresses or vet(index, flow.claims[0], flow.addresses, now)[0].is_allowed
+
+
+@functools.lru_cache(SHARED_MAX)
+def shared(
+    claims: tuple[Destination, ...], addresses: tuple[IPv4Address | IPv6Address, ...]
+) -> tuple[tuple[Destination, ...], tuple[IPv4Address | IPv6Address, ...]]:
+    """The same values, as the objects that the first connection with them had."""
+    return claims, addresses

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sandhold.egress.certificates import Authority
+    from sandhold.egress.flows import Flow
     from sandhold.egress.host_proxy import HostProxy
     from sandhold.linux.sock_diag import SocketOwners
     from sandhold.model.event import Event, EventId
@@ -286,11 +287,11 @@ class _Server:
             task.cancel()
         await self._settle(self._gateway.flows.cut_all(Why.SESSION_ENDED))
 
-    async def _settle(self, cut: Iterable[Task]) -> None:
+    async def _settle(self, cut: Iterable[Flow]) -> None:
         """Wait until connections that were cut have ended and their ends are on record."""
         reactor = self._gateway.reactor
         try:
-            for task in cut:
+            for task in (flow.task for flow in cut if flow.task is not None):
                 await task.join(reactor.clock() + CUT_TIMEOUT_S)
             await self._recorder.flush(reactor.clock() + FLUSH_TIMEOUT_S)
         except OSError as error:  # TimeoutError is one: they stay queued and are tried again

@@ -231,4 +231,5 @@ def _python_for(prefix: list[str]) -> str:
 
 
 def _tool(*argv: str) -> None:
-    subprocess.run(argv, check=True, capture_output=True)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{argv}: {done.stderr}"

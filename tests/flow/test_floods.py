@@ -139,8 +139,7 @@ def test_names_are_counted_too(egress: StartEgress) -> None:
 @pytest.mark.usefixtures("few")
 def test_a_long_flood_is_slowed(egress: StartEgress, monkeypatch: pytest.MonkeyPatch) -> None:
     """After enough of it, counts come at a pace, and whoever is denied waits for them: the count stays exact."""
-    monkeypatch.setattr(recording, "UNHURRIED", 0)
-    monkeypatch.setattr(recording, "PAUSE_S", 0.2)
+    monkeypatch.setattr(folding, "PAUSES", ((1, 0.2), (0, 0.0)))
     gate = egress(policy("deny evil.test"))
     threads = [threading.Thread(target=knock, args=(gate, "evil.test", 4)) for _ in range(15)]
     for thread in threads:
@@ -154,8 +153,7 @@ def test_a_long_flood_is_slowed(egress: StartEgress, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("few")
 def test_counts_are_written_before_the_end(egress: StartEgress, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the session stops in the middle of a pause, what was counted is on record before egress says so."""
-    monkeypatch.setattr(recording, "UNHURRIED", -1)
-    monkeypatch.setattr(recording, "PAUSE_S", 1000.0)
+    monkeypatch.setattr(folding, "PAUSES", ((0, 1000.0),))
     gate = egress(policy("deny evil.test"))
     knock(gate, "evil.test", FEW + 1)  # the first count is not slowed
     waiting = gate.dial("evil.test", 22)

@@ -2,14 +2,16 @@
 
 Rules (threats L07 and P5):
 
-1. A denial has a record of its own while there are tokens in the bucket. Beyond that it is counted, with every other of
-   the same kind, destination and reason, in one `Repeated` record: how many, and from when to when.
+1. A denial has a record of its own while there are tokens in both buckets, for now and for the session's whole life.
+   Beyond that it is counted, with every other of the same kind, destination and reason, in one `Repeated` record: how
+   many, and from when to when.
 2. The count is exact: whoever is denied learns it once the record that counts the denial is on disk, as with any other,
    and is told the event of that record.
 3. What was allowed is never counted, nor a denial of something that was allowed before, nor the end of either.
 4. More destinations than `GROUPS_MAX` in one go are counted together. Once the session's share of the trail is spent
    (`Recorder`), all are.
-5. A flood that goes on is slowed: after `UNHURRIED` such records each waits for `PAUSE_S`, and whoever is denied too.
+5. A flood that goes on is slowed: the more such records there are, the longer the next one waits (`PAUSES`), and
+   whoever is denied too. One denial tried without end takes three weeks to fill a session's share of the trail.
 """
 
 from __future__ import annotations
@@ -29,8 +31,12 @@ if TYPE_CHECKING:
 DENIALS_RATE: Final = 50.0  # a second with a record each: a program that tries again and again, not a person
 DENIALS_BURST: Final = 5000  # an installer of a large project whose registry is denied
 GROUPS_MAX: Final = 64  # records of one go; a flood of names is of one kind
-UNHURRIED: Final = 20_000  # records of counts, a few megabytes, before a flood is slowed
-PAUSE_S: Final = 0.5  # two records a second from then on; a denial still comes within a second
+LASTING_RATE: Final = 0.1  # a second, of a session's whole life: ten megabytes a day
+LASTING_BURST: Final = 50_000  # ten large installers all denied, or a quarter of an hour of the worst flood
+PAUSES: Final = ((100_000, 2.0), (20_000, 0.5), (0, 0.0))
+"""From how many records of counts on the next one waits how many seconds: after a few megabytes there are two a second,
+so that a denial still comes within a second; after half a day of that, one in two."""
+SPENT_PAUSE_S: Final = 0.5  # where everything is a denial, at least so long
 REMEMBERED_MAX: Final = 16_384  # events whose end is still to come: twice the connections and requests there can be
 
 Decided = Connection | Request | Lookup
@@ -49,6 +55,7 @@ class Folding:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._bucket = TokenBucket(DENIALS_RATE, DENIALS_BURST, clock)
+        self._share = TokenBucket(LASTING_RATE, LASTING_BURST, clock)
         self._allowed: OrderedDict[EventId, EventId | None] = OrderedDict()
         self._counted: OrderedDict[EventId, EventId | None] = OrderedDict()
 
@@ -64,7 +71,7 @@ class Folding:
             return self._written(events), None
         if not denied:
             return tuple(event for event in events if not self._is_end_of_counted(event)), None
-        if not is_spent and self._bucket.take():
+        if not is_spent and self._bucket.take() and self._share.take():
             return events, None
         for event in denied:
             _remember(self._counted, event.event)
@@ -108,6 +115,11 @@ class Folding:
 
     def _is_end_of_counted(self, event: Event) -> bool:
         return isinstance(event, Closed) and event.event in self._counted
+
+
+def pause_s(counts: int) -> float:
+    """Return how long the next count waits when a session has written so many (rule 5)."""
+    return next(pause for least, pause in PAUSES if counts >= least)
 
 
 def _repeated(members: list[Counted], event: EventId, *, is_mixed: bool) -> Repeated:

@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from sandhold.egress.folding import GROUPS_MAX, PAUSE_S, UNHURRIED, Folding
+from sandhold.egress.folding import GROUPS_MAX, SPENT_PAUSE_S, Folding, pause_s
 from sandhold.egress.gateway import RecordUnavailableError
 from sandhold.egress.reactor import NEVER, Pending
 from sandhold.egress.threads import Threads
@@ -222,8 +222,7 @@ class Recorder:
         if self._counting and (is_flush or self._is_stopping or self._reactor.clock() >= self._count_at):
             batch += self._counting
             self._counting = []
-            is_flood = is_spent or self._counts > UNHURRIED
-            self._count_at = self._reactor.clock() + (PAUSE_S if is_flood else 0.0)
+            self._count_at = self._reactor.clock() + max(pause_s(self._counts), SPENT_PAUSE_S if is_spent else 0.0)
         return batch
 
     async def _attempt(self, batch: list[_Entry]) -> str | None:

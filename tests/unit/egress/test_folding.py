@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandhold.egress import folding
-from sandhold.egress.folding import GROUPS_MAX, Counted, Folding
+from sandhold.egress.folding import (
+    DENIALS_RATE,
+    GROUPS_MAX,
+    LASTING_BURST,
+    LASTING_RATE,
+    PAUSES,
+    Counted,
+    Folding,
+    pause_s,
+)
+from sandhold.egress.recording import RECORD_TIMEOUT_S, TRAIL_BYTES_MAX
 from sandhold.model.decision import Decision, Reason
 from sandhold.model.destination import Destination, Source, parse_host
 from sandhold.model.event import Closed, Connection, Established, EventId, Lookup, Repeated, Request, Via, Why
 from sandhold.model.rule import Effect, Generation
+from sandhold.store.encoding import Envelope, encode_line
 from tests.simulators import new_event_id
 
 if TYPE_CHECKING:
@@ -59,6 +70,45 @@ def test_within_the_rate_everything_is_written() -> None:
     assert sift(of, connection("A")) == (1, False)
     assert sift(of, closed("A")) == (1, False)
     assert sift(of, connection("B"), is_spent=True) == (0, True)
+
+
+def test_a_denial_without_end_has_few_records() -> None:
+    """A flood at exactly the rate that is written at first, or above, is counted once the session's own share is used
+    up; what is denied now and then for weeks has its records."""
+    now = [0.0]
+    of = Folding(lambda: now[0])
+    written = 0
+    for number in range(LASTING_BURST * 2):
+        now[0] += 1 / DENIALS_RATE
+        written += sift(of, connection(str(number)))[0]
+    assert LASTING_BURST <= written <= LASTING_BURST + LASTING_RATE * now[0] + 1
+    for number in range(1000):
+        now[0] += 1 / LASTING_RATE
+        assert sift(of, connection(f"later {number}")) == (1, False)
+
+
+def test_a_flood_of_one_denial_takes_weeks_to_fill_the_trail() -> None:
+    """What is written of it a day, once it has gone on for a while, fills a session's share in three weeks."""
+    one, other = new_event_id(), new_event_id()
+    rule = Decision(Effect.DENY, Reason.NO_RULE, None, Generation(10_000))
+    own = size(replace(connection(one, rule, "a-rather-long-name.registry.example.com"), user=1000)) + size(closed(one))
+    count = Repeated(other, "connection", "a-rather-long-name.registry.example.com", 443, rule, 10**6, NOON, NOON)
+    a_day = 86_400 * (LASTING_RATE * own + size(count) / pause_s(10**9))
+    at_first = LASTING_BURST * own + PAUSES[0][0] * size(count)
+    assert at_first + 21 * a_day < TRAIL_BYTES_MAX
+
+
+def test_the_longer_a_flood_the_longer_the_wait() -> None:
+    """No count waits at first; none ever waits so long that whoever is denied gives its record up."""
+    waits = [pause_s(counts) for counts in range(0, 200_000, 100)]
+    assert (waits[0], waits == sorted(waits), len(set(waits))) == (0.0, True, len(PAUSES))
+    assert max(waits) * 2 < RECORD_TIMEOUT_S
+
+
+def size(event: Event) -> int:
+    """How many bytes of a trail an event takes."""
+    envelope = Envelope(1_000_000, NOON, 10**15, "a-sandbox-of-mine", str(new_event_id()))
+    return len(encode_line(envelope, event, "0" * 64)[0])
 
 
 def test_beyond_it_denials_are_counted_and_their_ends_left_out(spent: Folding) -> None:

@@ -15,12 +15,13 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from sandhold.egress.answers import Answers
 from sandhold.egress.flows import Flows
 from sandhold.egress.gateway import Gateway, RecordUnavailableError
 from sandhold.egress.pipes import PipePool
 from sandhold.egress.reactor import Pending, Reactor
 from sandhold.egress.synthetic_names import SyntheticNames
-from sandhold.egress.upstream import Upstream
+from sandhold.egress.upstream import Upstream, look_up
 from sandhold.model.event import Lookup
 from sandhold.model.rule import (
     EVERY_PORT,
@@ -83,7 +84,7 @@ class Desk(AbstractContextManager["Desk"]):
             note=self._note,
             note_denial=self._note,
             is_trail_spent=lambda: False,
-            upstream=Upstream(self.reactor),
+            upstream=Upstream(self.reactor, Answers(self.reactor, look_up)),
             flows=Flows(),
             pipes=PipePool(),
             now=lambda: 1_900_000_000.0,

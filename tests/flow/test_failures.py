@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from sandhold.egress.host_proxy import parse_host_proxy
 from sandhold.model.decision import Reason
 from sandhold.model.event import Closed, Connection, Established, Why
 from sandhold.model.rule import Posture
+from tests.installation import wait_until
 from tests.simulators import Blackhole, FarEnd, Internet, echo, policy, read_all, read_until, was_reset
 
 if TYPE_CHECKING:
@@ -93,21 +95,30 @@ def test_a_denied_address_is_left_out(egress: StartEgress, internet: Internet, f
     assert internet.dials == [(GOOD, 22)]
 
 
-def test_a_name_is_looked_up_anew_for_each_connection(
+def test_a_name_that_moves_into_the_floor_is_denied(
     egress: StartEgress, internet: Internet, far_end: MakeFarEnd
 ) -> None:
-    """A name that moves into the floor between two connections is denied by the second's own look-up."""
+    """A name that moves into the floor is denied once its answer is kept no longer; nothing there is ever dialled."""
     internet.host("good.test", GOOD, {22: far_end(echo)})
     gate = egress(policy("allow good.test:22"))
     first = gate.dial("good.test", 22)
     first.sendall(b"SSH-2.0-x\r\n")
     assert first.recv(100)
     internet.names["good.test"] = (ip_address("127.0.0.1"),)
-    second = gate.dial("good.test", 22)
-    second.sendall(b"SSH-2.0-x\r\n")
-    assert was_reset(second)
-    assert internet.dials == [(GOOD, 22)]
+
+    def is_denied() -> bool:
+        again = gate.dial("good.test", 22)
+        with suppress(OSError):
+            again.sendall(b"SSH-2.0-x\r\n")
+        try:
+            return not again.recv(100)
+        except ConnectionResetError:
+            return True
+
+    wait_until(is_denied, "the name is looked up anew")
+    assert set(internet.dials) == {(GOOD, 22)}
     assert internet.lookups == ["good.test"] * 2
+    assert gate.trail.wait_for(Connection)[-1].decision.reason is Reason.ADDRESS_FLOOR
 
 
 def test_the_next_address_is_tried(egress: StartEgress, internet: Internet, far_end: MakeFarEnd) -> None:

@@ -25,6 +25,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from sandhold.egress.answers import Answers
 from sandhold.egress.connection import handle
 from sandhold.egress.denial import because
 from sandhold.egress.flows import CONNECTIONS_MAX, Flows
@@ -168,7 +169,7 @@ def _make_gateway(
         note=recorder.note,
         note_denial=recorder.note_denial,
         is_trail_spent=recorder.is_spent,
-        upstream=Upstream(reactor, setup.proxy, setup.lookup, setup.connect),
+        upstream=Upstream(reactor, Answers(reactor, setup.lookup), setup.proxy, setup.connect),
         flows=Flows(min(setup.connections_max, affordable)),
         pipes=PipePool(),
         now=setup.now,

@@ -1,6 +1,7 @@
 """The one door out: resolve, vet, dial that very address.
 
-1. A name is looked up only here, only once, and only after its permission is on record.
+1. A name is looked up only here, only once for a connection, and only after its permission is on record; an answer
+   that is still kept is as good as a new one (`answers.py`), because what follows is done for each connection anew.
 2. One answer in the address floor refuses the whole set: whoever answers with such an address answers for the rest.
 3. An answer that a deny rule names is left out; when none is left, that rule has denied.
 4. What is dialled is an address that was vetted, under the generation that holds at that very moment; it is judged
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
+from sandhold.egress.answers import Address, Answers, Lookup, plain
 from sandhold.egress.host_proxy import HostProxy, ProxyRefusedError, open_tunnel, read_proxy
 from sandhold.egress.stream import Stream
 from sandhold.model.decision import Decision, Reason
@@ -51,8 +53,6 @@ __all__ = [
     "vet",
 ]
 
-Address = IPv4Address | IPv6Address
-Lookup = Callable[[str], "Sequence[Address]"]
 Connect = Callable[[socket.socket, tuple[str, int]], int]
 
 RESOLVE_TIMEOUT_S: Final = 5.0  # resolv.conf(5): the resolver's own first try takes as long
@@ -146,12 +146,12 @@ def vet(
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """How the outside is reached. `lookup`, `connect` and `is_own` are the operating system's own; tests put a small
+    """How the outside is reached. `answers`, `connect` and `is_own` are the operating system's own; tests put a small
     internet in their place."""
 
     reactor: Reactor
+    answers: Answers
     proxy: HostProxy | None = None
-    lookup: Lookup = look_up
     connect: Connect = socket.socket.connect_ex
     is_own: Callable[[Address], bool] = is_own_address
 
@@ -189,7 +189,11 @@ class Upstream:
                 decision = decide_address(index(), destination, address, now())
             return decision
 
-        stream, address = await self._connect_any(vetted, destination.port, may_dial)
+        try:
+            stream, address = await self._connect_any(vetted, destination.port, may_dial)
+        except UpstreamFailedError:
+            self.answers.forget(str(destination.host))
+            raise
         return Dialled(stream, addresses, (address, destination.port), None)
 
     def _refuse_own(
@@ -216,7 +220,7 @@ class Upstream:
     async def _look_up(self, name: str, *, optional: bool) -> tuple[Address, ...]:
         deadline = self.reactor.clock() + RESOLVE_TIMEOUT_S
         try:
-            found = await self.reactor.in_thread(self.lookup, name, deadline=deadline)
+            addresses = await self.answers.addresses_of(name, deadline)
         except TimeoutError:
             if optional:
                 return ()
@@ -225,7 +229,6 @@ class Upstream:
             if optional:
                 return ()
             raise UpstreamFailedError(Why.NAME_NOT_FOUND, 502, _say_lookup(error)) from error
-        addresses = tuple(dict.fromkeys(_plain(address) for address in found))
         if not addresses and not optional:
             raise UpstreamFailedError(Why.NAME_NOT_FOUND, 502, "the name has no address")
         return addresses
@@ -276,7 +279,7 @@ class Upstream:
     ) -> Stream:
         """Open a tunnel through the host's proxy, which the user has chosen: its own address is not judged."""
         try:
-            addresses: tuple[Address, ...] = (_plain(ip_address(proxy.host)),)
+            addresses: tuple[Address, ...] = (plain(ip_address(proxy.host)),)
         except ValueError:
             addresses = await self._look_up(proxy.host, optional=False)
         stream, _ = await self._connect_any(addresses, proxy.port, lambda _: still_allowed())
@@ -351,9 +354,3 @@ def _say_lookup(error: OSError | UnicodeError) -> str:
     return (
         "the name does not exist" if code in (socket.EAI_NONAME, socket.EAI_NODATA) else "the name cannot be resolved"
     )
-
-
-def _plain(address: Address) -> Address:
-    """Unwrap an IPv4 address in IPv6 (RFC 4291 section 2.5.5.2), so that what is judged is what the kernel dials."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped if mapped is not None else address

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from sandhold.egress.answers import Answers
 from sandhold.egress.reactor import Reactor
 from sandhold.egress.upstream import DeniedLateError, Upstream, is_own_address, look_up, vet
 from sandhold.model.decision import Reason
@@ -77,7 +78,7 @@ def test_an_address_that_is_denied_while_it_is_dialled_is_let_go() -> None:
             holding[0] = policy("allow good.test", "deny 203.0.113.7")
             return sock.connect_ex(listener.getsockname())
 
-        upstream = Upstream(reactor, None, lambda _: [ip_address("203.0.113.7")], connect)
+        upstream = Upstream(reactor, Answers(reactor, lambda _: [ip_address("203.0.113.7")]), None, connect)
 
         async def main() -> None:
             try:
@@ -114,7 +115,8 @@ def test_an_address_of_this_machine_is_in_the_floor(rules: list[str], *, is_dial
             return sock.connect_ex(listener.getsockname())
 
         own = ip_address("93.184.216.34")
-        upstream = Upstream(reactor, None, lambda _: [own], connect, lambda address: address == own)
+        answers = Answers(reactor, lambda _: [own])
+        upstream = Upstream(reactor, answers, None, connect, lambda address: address == own)
 
         async def main() -> None:
             try:

@@ -38,7 +38,7 @@ from sandhold.egress.relay import IDLE_S, Relay
 from sandhold.egress.stream import Stream
 from sandhold.egress.upstream import DeniedLateError, Dialled, UpstreamFailedError
 from sandhold.model.decision import Decision, Reason
-from sandhold.model.destination import Destination, DomainName, HostService, Source
+from sandhold.model.destination import Destination, DomainName, HostService, Source, destination_of
 from sandhold.model.event import Established, Via, Why
 from sandhold.policy.decide import decide, decide_claims
 from sandhold.wire.opening import (
@@ -154,8 +154,7 @@ def _judge_tls(
     """Judge a ClientHello by rules 1 and 2."""
     server_name = opening.hello.server_name
     if server_name is not None:
-        host = named.host if server_name == named.host else server_name  # one object: most tunnels claim one name twice
-        claims = (*flow.named, Destination(host, named.port, Source.SNI))
+        claims = (*flow.named, destination_of(server_name, named.port, Source.SNI))
         return claims, decide_claims(gateway.index, claims, gateway.now())
     decision = decide_claims(gateway.index, flow.named, gateway.now())
     if decision.is_allowed and isinstance(named.host, DomainName | HostService):

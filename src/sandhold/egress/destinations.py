@@ -21,7 +21,7 @@ from sandhold.model.cell_addresses import (
     SYNTHETIC_IPV6,
 )
 from sandhold.model.decision import Reason
-from sandhold.model.destination import Destination, DomainName, Source, canonical_address
+from sandhold.model.destination import Destination, DomainName, Source, canonical_address, destination_of
 
 if TYPE_CHECKING:
     from sandhold.egress.synthetic_names import SyntheticNames
@@ -43,8 +43,8 @@ def name_destination(names: SyntheticNames, host: Host, port: int, source: Sourc
     if host in _GATEWAY_HOSTS:
         return Reason.PROXY_SELF
     if not isinstance(host, IPv4Address | IPv6Address):
-        return Destination(host, port, source)
+        return destination_of(host, port, source)
     if host in SYNTHETIC_IPV4 or host in SYNTHETIC_IPV6:
         name = names.name_of(host)
-        return Reason.UNKNOWN_ADDRESS if name is None else Destination(name, port, Source.DNS)
-    return Destination(host, port, source)
+        return Reason.UNKNOWN_ADDRESS if name is None else destination_of(name, port, Source.DNS)
+    return destination_of(host, port, source)

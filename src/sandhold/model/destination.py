@@ -1,5 +1,8 @@
 """Where a connection wants to go, in the one canonical form that policy, resolver, dialler, log and refusal share.
 
+What is read again soon is not read twice: equal text gives one and the same frozen object, by which everything that was
+remembered about it is found at once.
+
 Rules (RFC 1123 section 2.1, RFC 3986 section 3.2.2, RFC 5952; what is refused is refused because some resolver, parser
 or person would read it as another host):
 
@@ -16,6 +19,7 @@ or person would read it as another host):
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +28,7 @@ from typing import Final
 
 NAME_BYTES_MAX: Final = 253  # RFC 1035 section 2.3.4, without the root's empty label
 LABEL_BYTES_MAX: Final = 63  # RFC 1035 section 2.3.4
+REMEMBERED_MAX: Final = 1024  # hosts, and destinations, in use at a time; half a megabyte when all are long
 AUTHORITY_BYTES_MAX: Final = NAME_BYTES_MAX + 9  # a name, its trailing dot, two brackets, a colon, five digits
 
 HOST_SERVICE_NAMES: Final = frozenset(
@@ -103,6 +108,13 @@ class Destination:
         return f"[{self.host}]:{self.port}" if isinstance(self.host, IPv6Address) else f"{self.host}:{self.port}"
 
 
+@functools.lru_cache(maxsize=REMEMBERED_MAX)
+def destination_of(host: Host, port: int, source: Source) -> Destination:
+    """The destination with this host and port, one object for as long as it is in use."""
+    return Destination(host, port, source)
+
+
+@functools.lru_cache(maxsize=REMEMBERED_MAX)
 def parse_host(text: bytes | str) -> Host:
     """Read one host by rules 1 to 6, in time linear in its length.
 

@@ -76,7 +76,11 @@ class _Cursor:
         return int.from_bytes(self.take(size), "big")
 
     def vector(self, length_size: int) -> bytes:
-        return self.take(int.from_bytes(self.take(length_size), "big"))
+        start = self._position + length_size
+        self._position = end = start + int.from_bytes(self._data[self._position : start], "big")
+        if end > len(self._data):  # also when the length itself is not whole: `start` is past the end then
+            raise MalformedHelloError(_PAST_ITS_END)
+        return self._data[start:end]
 
     def sole_vector(self, length_size: int) -> _Cursor:
         """The vector that must fill the rest and not be empty."""

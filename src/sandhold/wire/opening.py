@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -49,6 +50,8 @@ OPENING_BYTES_MAX: Final = HEAD_BYTES_MAX  # a buffer of this size is always dec
 RECORDS_MAX: Final = 128  # 64 KiB in the smallest fragments that TLS negotiates, 512 bytes (RFC 6066 section 4)
 RECORD_BYTES_MAX: Final = 2**14  # RFC 8446 section 5.1
 EMPTY_LINE_BYTES_MAX: Final = 256  # some clients send one behind a request; some servers skip any number
+REMEMBERED_MAX: Final = 64  # CONNECT heads in use at a time
+REMEMBERED_BYTES_MAX: Final = 1024  # of one of them; a program's are all alike but for the host, and have 200
 HELLO_BYTES_MAX: Final = OPENING_BYTES_MAX - RECORDS_MAX * 5  # post-quantum hellos have 2 kB, some 17 kB
 
 _HANDSHAKE: Final = 22
@@ -57,6 +60,7 @@ _RECORD_MINOR_VERSIONS: Final = range(1, 5)
 _CLIENT_HELLO: Final = 1
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _LINE_ENDS: Final = b"\r\n"
+_CONNECT: Final = b"CONNECT "
 _DECIDING_BYTES: Final = 64  # the preface, the longest method, the headers of a record and of its message
 _METHOD = re.compile(TOKEN)
 _TEXT = re.compile(rb"[\t -~\x80-\xff]*")  # some servers take bytes beyond ASCII in a request line
@@ -126,6 +130,8 @@ def read_opening(buffer: bytes) -> Opening | NeedMore:
         return Http2Preface() if len(buffer) >= len(_PREFACE) else NEED_MORE
     if buffer[0] in _LINE_ENDS:
         return _read_behind_empty_lines(buffer)
+    if buffer.startswith(_CONNECT) and len(buffer) <= REMEMBERED_BYTES_MAX:
+        return _read_connect(buffer)
     return _read_text(buffer)
 
 
@@ -246,6 +252,12 @@ def _read_behind_empty_lines(buffer: bytes) -> MalformedOpening | Opaque | NeedM
     if isinstance(opening, Opaque) or (opening is NEED_MORE and b"\n" not in behind):
         return opening
     return MalformedOpening("an empty line before the request line", status=400)
+
+
+@functools.lru_cache(maxsize=REMEMBERED_MAX)
+def _read_connect(buffer: bytes) -> HttpOpening | ConnectOpening | MalformedOpening | Opaque | NeedMore:
+    """Read what may be a CONNECT, once for all connections of a program to one host, which say it in the same bytes."""
+    return _read_text(buffer)
 
 
 def _read_text(buffer: bytes) -> HttpOpening | ConnectOpening | MalformedOpening | Opaque | NeedMore:

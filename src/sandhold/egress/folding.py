@@ -40,6 +40,7 @@ SPENT_PAUSE_S: Final = 0.5  # where everything is a denial, at least so long
 REMEMBERED_MAX: Final = 16_384  # events whose end is still to come: twice the connections and requests there can be
 
 Decided = Connection | Request | Lookup
+_DECIDED: Final = (Connection, Request, Lookup)  # a tuple is looked through faster than a union
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,8 @@ class Folding:
 
         `is_spent` says that nothing is written as it is any more that can be counted.
         """
-        denied = [event for event in events if isinstance(event, Decided) and not event.decision.is_allowed]
-        if not self._can_be_counted(events, denied):
+        denied = [event for event in events if isinstance(event, _DECIDED) and not event.decision.is_allowed]
+        if not (denied or self._counted) or not self._can_be_counted(events, denied):
             return self._written(events), None
         if not denied:
             return tuple(event for event in events if not self._is_end_of_counted(event)), None

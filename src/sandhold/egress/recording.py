@@ -43,7 +43,7 @@ RECORD_TIMEOUT_S: Final = 10.0  # a disk that takes longer is as good as none
 TRAIL_BYTES_MAX: Final = 1 << 30  # of one session: a million connections; an hour of the worst flood, weeks of work
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
     """Events that are written together; `waiter` is None for notes. `counted` is the denial that they are written as a
     part of instead."""
@@ -216,6 +216,8 @@ class Recorder:
             events, counted = self._folding.sift(entry.events, self._now(), is_spent=is_spent)
             if counted is not None:
                 self._counting.append(_Entry(entry.events, entry.waiter, counted))
+            elif events is entry.events:
+                batch.append(entry)
             elif events or entry.waiter is not None:
                 batch.append(_Entry(events, entry.waiter))
         is_flush = any(entry.waiter is not None and not entry.events for entry in taken)

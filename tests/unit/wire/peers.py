@@ -45,6 +45,7 @@ def openssl_hello(
     """Return the bytes that OpenSSL sends first: one or more records with one ClientHello."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # without it a distribution's settings decide (openssl.cnf)
     if alpn:
         context.set_alpn_protocols(list(alpn))
     if version is not None:

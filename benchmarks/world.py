@@ -28,6 +28,7 @@ NAME: Final = "good.test"
 DENIED_NAME: Final = "denied.test"  # no policy here allows it
 TUNNEL_PORT: Final = 443
 HTTP_PORT: Final = 80
+TIME_WAIT_MAX: Final = "1024"
 
 _INSIDE: Final = "SANDHOLD_BENCH_WORLD"  # set in the environment of the process that is inside already
 
@@ -84,6 +85,9 @@ def built() -> Iterator[World]:
     ):
         subprocess.run(words, check=True)
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("1024 65535")
+    # Ports of connections that have ended are soon free again (ip-sysctl: tcp_max_tw_buckets). With those of every
+    # subject before it in TIME_WAIT, the kernel searches milliseconds for a free one: the last would pay for the first.
+    Path("/proc/sys/net/ipv4/tcp_max_tw_buckets").write_text(TIME_WAIT_MAX)
     with tempfile.TemporaryDirectory(dir=_disk(), prefix="bench-") as name:
         disk = Path(name)
         disk.chmod(0o755)

@@ -125,7 +125,7 @@ def test_an_agent_that_answers_nothing(lab: Installation, module_project: Path, 
     assert lab.ok("exec", "lab", "cat", "/opt/kept") == "kept\n"
 
 
-HOST_PARTS: Final = (processes.MACHINE, processes.LINK, processes.LAUNCHER, processes.FIRST, processes.EGRESS)
+HOST_PARTS: Final = (processes.MACHINE, processes.LINK, processes.FIRST, processes.EGRESS)
 
 
 @pytest.mark.long

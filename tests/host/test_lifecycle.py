@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.installation import COMMAND_TIMEOUT_S, at_terminal, wait_until
+from tests.load import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -385,12 +386,11 @@ def test_a_flood_left_behind(lab: Installation) -> None:
     assert done.out.startswith("first\n")
 
 
-def test_a_stopped_launcher(lab: Installation) -> None:
-    """`stop` ends a sandbox whose launcher was stopped by a signal, and leaves nothing of it."""
+def test_a_stopped_process_1(lab: Installation) -> None:
+    """`stop` ends a sandbox whose process 1 was stopped by a signal, and leaves nothing of it."""
     lab.ok("run", "-d", "lab")
     children = descendants(session_pid(lab))
-    launcher = next(pid for pid in children if b"sandhold.cell.launch" in Path(f"/proc/{pid}/cmdline").read_bytes())
-    os.kill(launcher, signal.SIGSTOP)
+    os.kill(processes.parts(lab, "lab")[processes.FIRST], signal.SIGSTOP)
     lab.ok("stop", "lab")
     assert status(lab) == "stopped"
     assert all(is_gone(pid) for pid in children)
@@ -410,28 +410,19 @@ def test_process_1_keeps_its_memory_to_itself(lab: Installation) -> None:
 def test_helpers_that_are_done_are_gone(lab: Installation) -> None:
     """What only a start needs leaves no process behind, not even one that waits to be looked after."""
     lab.ok("run", "-d", "lab")
-    states = [
-        Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
-        for pid in descendants(session_pid(lab))
-    ]
+    left = descendants(session_pid(lab))
+    states = [Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0] for pid in left]
     assert "Z" not in states
+    assert not any(b"sandhold.cell.launch" in processes.command_line(pid) for pid in left)
 
 
-PARTS = {"the launcher": "sandhold.cell.launch", "egress": "sandhold.session.children.egress_program", "process 1": ""}
-
-
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("part", [processes.EGRESS, processes.FIRST])
 def test_a_killed_part(lab: Installation, part: str) -> None:
     """Whichever part is killed, the others end with it and the end is on record."""
     lab.ok("run", "-d", "lab")
     pid = session_pid(lab)
     children = descendants(pid)
-    launcher = next(each for each in children if b"sandhold.cell.launch" in Path(f"/proc/{each}/cmdline").read_bytes())
-    if part:
-        victim = next(each for each in children if part.encode() in Path(f"/proc/{each}/cmdline").read_bytes())
-    else:
-        victim = descendants(launcher)[0]
-    os.kill(victim, signal.SIGKILL)
+    os.kill(processes.parts(lab, "lab")[part], signal.SIGKILL)
     wait_until(lambda: all(is_gone(each) for each in (pid, *children)), "every part has ended")
     assert lab.records("lab")[-1]["kind"] == "session-stopped"
     assert lab.records("lab")[-1]["reason"] in ("cell-died", "egress-died")

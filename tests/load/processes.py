@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 SESSION: Final = "session"
 EGRESS: Final = "egress"
-LAUNCHER: Final = "launcher"
 FIRST: Final = "process 1"
 LINK: Final = "link"
 MACHINE: Final = "machine"
@@ -47,9 +46,8 @@ def parts(sbx: Installation, name: str) -> Mapping[str, int]:
         words = command_line(child)
         if b"sandhold.session.children.egress_program" in words:
             found[EGRESS] = child
-        elif b"sandhold.cell.launch" in words:
-            found[LAUNCHER] = child
-            found |= dict(zip((FIRST,), children(child), strict=False))
+        elif words.rstrip(b"\0") == b"sbx":
+            found[FIRST] = child
         elif b"sandhold.cell.machine.link" in words:
             found[LINK] = child
     if LINK in found:

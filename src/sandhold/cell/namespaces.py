@@ -7,7 +7,7 @@ Rules:
    all is said in `notes`.
 3. `kill()` ends process 1, and with it the kernel ends everything inside. The session's own death does the same.
 
-Call `open_cell` from a thread that lives as long as the cell: the kernel ties the launcher to it.
+Call `open_cell` from a thread that lives as long as the cell: the kernel ties process 1 to it.
 """
 
 # ruff: noqa: PTH116, PTH123  # system calls on a tree where pathlib has no words for links and descriptors
@@ -32,6 +32,7 @@ from sandhold.cell.plan import Folder, Plan, PlannedFile, PlannedMount, PlannedS
 from sandhold.cell.spec import AGENT_UID, AGENT_USER, ROOT_USER, CellDied, TemplateKind
 from sandhold.linux.limits import open_control_group
 from sandhold.linux.process import Spawn, spawn_module
+from sandhold.linux.syscalls import orphans_adopted
 from sandhold.linux.users import IdRange, Maps
 
 if TYPE_CHECKING:
@@ -70,11 +71,8 @@ class Holds:
 class NamespacesCell:
     """A live cell. It is what `spec.Cell` says."""
 
-    def __init__(
-        self, network: Network, child: Child, holds: Holds, channel: Channel, group: ControlGroup | None
-    ) -> None:
+    def __init__(self, network: Network, holds: Holds, channel: Channel, group: ControlGroup | None) -> None:
         self._network = network
-        self._child = child
         self._holds = holds
         self._channel = channel
         self._group = group
@@ -173,11 +171,7 @@ class NamespacesCell:
         Raises:
             TimeoutError: when the kernel has not ended them within `ENDING_TIMEOUT_S`.
         """
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._holds.process, signal.SIGKILL)
-        _await_end(self._holds.process)
-        self._child.kill()  # a launcher that somebody stopped would never see that its child has ended
-        self._child.wait(ENDING_TIMEOUT_S)
+        _end_process(self._holds.process)
 
     def __enter__(self) -> Self:
         return self
@@ -197,7 +191,7 @@ def open_cell(spec: CellSpec, spawn: Spawn = spawn_module, *, has_tap: bool = Fa
     """
     identity = identity_for(spec.slot)
     plan, notes = _plan(spec, identity)
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as undo, orphans_adopted():
         network = open_network(identity, spawn, has_tap=has_tap)
         undo.callback(network.close)
         group = open_control_group(spec.name, spec.limits)
@@ -208,9 +202,10 @@ def open_cell(spec: CellSpec, spawn: Spawn = spawn_module, *, has_tap: bool = Fa
         undo.callback(_end_child, child)
         holds = _hold(ours, child, group)
         undo.callback(holds.close)
+        undo.callback(_end_process, holds.process)
         _await_ready(ours)
         undo.pop_all()
-    cell = NamespacesCell(network, child, holds, Channel(ours), group)
+    cell = NamespacesCell(network, holds, Channel(ours), group)
     cell.notes = (*identity.notes, *notes, *_limit_notes(spec, group))
     return cell
 
@@ -320,14 +315,19 @@ def _spawn(spawn: Spawn, plan: Plan, network: Network) -> tuple[socket.socket, C
 
 
 def _hold(link: socket.socket, child: Child, group: ControlGroup | None) -> Holds:
-    """Put the launcher under its limits, let it go on, and return descriptors of process 1 and its mount namespace."""
+    """Put the launcher under its limits, let it go on, and return descriptors of process 1 and its mount namespace.
+
+    The launcher has ended then, and process 1 is a child of this process.
+    """
     if group is not None:
         group.add(child.pid)
     link.send(b'{"go": true}')
     process = _expect_one(link, "process")
     try:
+        child.wait(STARTING_TIMEOUT_S)
         return Holds(process, _expect_one(link, "mounts"))
     except BaseException:
+        _end_process(process)
         os.close(process)
         raise
 
@@ -364,11 +364,16 @@ def _end_child(child: Child) -> None:
     child.wait(ENDING_TIMEOUT_S)
 
 
-def _await_end(process: int) -> None:
+def _end_process(process: int) -> None:
+    """End process 1, wait until everything inside has ended, and leave nothing that waits to be looked after."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
     poll = select.poll()
     poll.register(process, select.POLLIN)
     if not poll.poll(ENDING_TIMEOUT_S * 1000):
         raise TimeoutError("the sandbox's processes did not end in time")
+    with contextlib.suppress(ChildProcessError):  # it has been, or a launcher that did not end is still its parent
+        os.waitid(os.P_PIDFD, process, os.WEXITED)
 
 
 def _limit_notes(spec: CellSpec, group: ControlGroup | None) -> list[str]:

@@ -10,7 +10,10 @@ import ctypes
 import errno
 import os
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
@@ -31,6 +34,7 @@ _PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 # The kernel refuses all of these with EPERM, and each has one usual cause.
@@ -125,6 +129,16 @@ def die_with_parent(signum: int) -> None:
     that the parent had not gone before.
     """
     prctl(_PR_SET_PDEATHSIG, signum)
+
+
+@contextlib.contextmanager
+def orphans_adopted() -> Iterator[None]:
+    """Meanwhile, become the parent of what a child of ours leaves when it ends. PR_SET_CHILD_SUBREAPER(2const)."""
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 def forbid_dumping() -> None:

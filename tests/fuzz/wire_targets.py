@@ -11,10 +11,6 @@ from sandhold.model.destination import DomainName, MalformedError
 from sandhold.wire.chunked import ChunkedReader, MalformedBodyError
 from sandhold.wire.client_hello import MalformedHelloError, parse_client_hello
 from sandhold.wire.dns_message import (
-    ErrorCode,
-    MalformedQuery,
-    Query,
-    Transport,
     build_answer,
     build_empty,
     build_error,
@@ -22,6 +18,7 @@ from sandhold.wire.dns_message import (
     read_query,
     strip_answer,
 )
+from sandhold.wire.dns_question import ErrorCode, MalformedQuery, Query, Transport
 from sandhold.wire.fields import HEAD_BYTES_MAX, MalformedHeadError
 from sandhold.wire.name import parse_name
 from sandhold.wire.need_more import NEED_MORE

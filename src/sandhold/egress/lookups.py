@@ -24,9 +24,6 @@ from collections import OrderedDict
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
-import dns.message
-import dns.rrset
-
 from sandhold.egress.gateway import RecordUnavailableError
 from sandhold.egress.questions import ask_outside
 from sandhold.egress.synthetic_names import NamesFullError
@@ -37,16 +34,8 @@ from sandhold.model.destination import DomainName, HostService
 from sandhold.model.event import Lookup
 from sandhold.model.rule import Effect
 from sandhold.policy.decide import decide_any_port
-from sandhold.wire.dns_message import (
-    ErrorCode,
-    MalformedQuery,
-    Query,
-    Transport,
-    build_answer,
-    build_empty,
-    build_error,
-    read_query,
-)
+from sandhold.wire.dns_message import build_answer, build_empty, build_error, build_pointer, read_query
+from sandhold.wire.dns_question import ErrorCode, MalformedQuery, Query, Transport
 
 if TYPE_CHECKING:
     from sandhold.egress.gateway import Gateway
@@ -112,7 +101,7 @@ class Lookups:
             return None
         pointed = self._pointed_name(host) if query.query_type == PTR else None
         if pointed is not None:
-            return _build_pointer(query, pointed)
+            return build_pointer(query, pointed, TTL_S)
         self._note(query, decision)
         return build_error(query, ErrorCode.NXDOMAIN) if query.query_type == PTR else build_empty(query)
 
@@ -237,11 +226,3 @@ def _reversed_address(host: DomainName | HostService) -> IPv4Address | IPv6Addre
     except ValueError:
         return None
     return None
-
-
-def _build_pointer(query: Query, name: str) -> bytes:
-    question = dns.message.from_wire(query.wire)
-    response = dns.message.make_response(question, recursion_available=True, pad=0)
-    owner = question.question[0]
-    response.answer.append(dns.rrset.from_text(owner.name, TTL_S, owner.rdclass, owner.rdtype, f"{name}."))
-    return response.to_wire(max_size=query.payload_max, prefer_truncation=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandhold.egress.lookups import QUERY_BYTES_MAX, Lookups
 from sandhold.egress.stream import Stream
-from sandhold.wire.dns_message import Query, Transport
+from sandhold.wire.dns_question import Query, Transport
 
 if TYPE_CHECKING:
     import socket

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import socket
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
 from sandhold.egress.stream import Stream
-from sandhold.wire.dns_message import OUTSIDE_BYTES_MAX, build_outside_query, strip_answer
+from sandhold.wire.dns_message import build_outside_query, strip_answer
+from sandhold.wire.dns_question import OUTSIDE_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandhold.egress.reactor import Reactor
-    from sandhold.wire.dns_message import Query
+    from sandhold.wire.dns_question import Query
 
 RESOLVERS_MAX: Final = 2  # the first and its stand-in: with TRY_S it is done before a program's own patience ends
 TRY_S: Final = 3.0  # for one resolver over one transport
@@ -76,7 +76,7 @@ async def ask_outside(reactor: Reactor, resolvers: Sequence[str], query: Query) 
 
 
 async def _ask_one(reactor: Reactor, resolver: Resolver, query: Query) -> bytes | None:
-    message_id = secrets.randbelow(65_536)
+    message_id = int.from_bytes(os.urandom(2))
     question = build_outside_query(query, message_id)
     answer = await _over_udp(reactor, resolver, question, query)
     if answer is not None and answer[2] & _TRUNCATED:

@@ -17,7 +17,7 @@ from sandhold.egress.lookups import LOOKUPS_BURST, QUERY_BYTES_MAX, Lookups
 from sandhold.model.decision import Reason
 from sandhold.model.destination import DomainName, HostService
 from sandhold.model.event import Lookup
-from sandhold.wire.dns_message import Query, Transport
+from sandhold.wire.dns_question import Query, Transport
 from tests.nameserving import Desk
 
 if TYPE_CHECKING:

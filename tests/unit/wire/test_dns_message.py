@@ -16,6 +16,14 @@ from hypothesis import strategies as st
 
 from sandhold.model.destination import DomainName, HostService
 from sandhold.wire.dns_message import (
+    build_answer,
+    build_empty,
+    build_error,
+    build_outside_query,
+    read_query,
+    strip_answer,
+)
+from sandhold.wire.dns_question import (
     OUTSIDE_BYTES_MAX,
     OUTSIDE_TTL_MAX_S,
     UDP_BYTES_MAX,
@@ -23,12 +31,6 @@ from sandhold.wire.dns_message import (
     MalformedQuery,
     Query,
     Transport,
-    build_answer,
-    build_empty,
-    build_error,
-    build_outside_query,
-    read_query,
-    strip_answer,
 )
 from tests.unit.wire.peers import ARBITRARY
 

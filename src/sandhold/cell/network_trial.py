@@ -11,7 +11,7 @@ Nothing is sent anywhere but within the namespace, and nothing of it is on recor
 
 from __future__ import annotations
 
-import secrets
+import os
 import select
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -86,7 +86,7 @@ def _try_stream(sock: socket.socket, listener: socket.socket, address: IPv4Addre
 
 
 def _try_datagram(sock: socket.socket, nameserver: socket.socket, address: IPv4Address | IPv6Address) -> None:
-    token = secrets.token_bytes(TOKEN_BYTES)
+    token = os.urandom(TOKEN_BYTES)
     sock.settimeout(0)
     elsewhere = f"a query inside to {address} does not end at egress"
     try:

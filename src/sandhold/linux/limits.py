@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +69,7 @@ def open_control_group(name: str, limits: Limits) -> ControlGroup | None:
         return None
     for parent in set(folders.values()):
         _remove_stale(parent)
-    leaf = f"{name}-{os.getpid()}-{secrets.token_hex(4)}"
+    leaf = f"{name}-{os.getpid()}-{os.urandom(4).hex()}"
     made = tuple(dict.fromkeys(parent / leaf for parent in folders.values()))
     group = ControlGroup(made, frozenset(folders))
     try:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sandhold.linux.syscalls import CLONE_NEWNET, CLONE_NEWUSER, setns
@@ -227,7 +226,7 @@ def spawn_module(module: str, fds: Sequence[int], *, stderr: int | None = None) 
     The child gets exactly these descriptors beyond 0, 1 and 2, under the same numbers, and an empty environment. The
     command line holds the module's name and those numbers, nothing else: every user of the host can read it.
     """
-    source = str(Path(__file__).resolve().parents[2])
+    source = os.path.realpath(f"{__file__}/../../..")
     program = (
         f"import sys; sys.path.append({source!r}); sys.dont_write_bytecode = True\n"
         f"from {module} import main; main({list(fds)!r})"

@@ -18,7 +18,6 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from sandhold.linux.process import fork
@@ -40,20 +39,13 @@ class Spares:
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[_Copy, socket.socket]] = {}
 
-    @classmethod
-    def make(cls, modules: Iterable[str]) -> Self:
+    def make(self, modules: Iterable[str]) -> None:
         """Make a copy for each of these modules of the package. The process must have one thread (fork(2))."""
-        spares = cls()
         gc.collect()
         trim_heap()
         gc.freeze()  # what is alive now stays in pages that the copies share with this process
-        try:
-            for module in modules:
-                spares._waiting[module] = _make(module)
-        except BaseException:
-            spares.close()
-            raise
-        return spares
+        for module in modules:
+            self._waiting[module] = _make(module)
 
     def spawn(self, module: str, fds: Sequence[int], *, stderr: int | None = None) -> Child:
         """Let the copy made for `module` become `module.main(fds)`, as `process.spawn_module` does in an interpreter.
@@ -153,6 +145,6 @@ def _become(module: str, link: int) -> NoReturn:
             program.main(given)
             status = 0
     except BaseException:  # noqa: BLE001  a copy never runs on into its maker's code
-        traceback.print_exc(file=sys.stderr)
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)

@@ -1,9 +1,8 @@
 """The program that is a session: it makes the copies that its helpers will be, and only then learns what it is for.
 
-1. Modules that several of these processes need are imported once, before the copies are made: their pages are shared,
-   and a helper costs a fork instead of an interpreter's start.
-2. What dnspython looks for other packages with is left out: it is a tenth of what egress weighs beside these modules,
-   and egress uses none of the parts that would be found.
+1. Modules that several of these processes need are imported once, before the copies that need them are made: their
+   pages are shared, and a helper costs a fork instead of an interpreter's start.
+2. What none of them uses is left out (`left_out.py`), before the first module is imported that would import it.
 3. The copies are made before the user's environment, settings or database are read (`linux/spares.py`, rule 1).
 """
 
@@ -15,28 +14,21 @@ import json
 import os
 import resource
 import sys
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from sandhold.cell.namespaces import LAUNCHER
-from sandhold.cell.network import NETWORK_MAKER
 from sandhold.errors import SbxError
-from sandhold.linux.spares import Spares
-from sandhold.paths import Paths
-from sandhold.session.children.authority import AUTHORITY_PROGRAM
-from sandhold.session.children.egress_process import EGRESS_PROGRAM, EgressError
-from sandhold.session.log import SessionLog
-from sandhold.session.presence import AlreadyHeldError
+from sandhold.session.left_out import leave_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sandhold.linux.spares import Spares
+
 DESCRIPTORS: Final = 8192  # CHANNELS_MAX connections with four each, and a cell's own; also what programs may open
 ENVIRONMENT_BYTES_MAX: Final = 1 << 20  # the variables of `starting.py`, each of at most 128 KiB (execve(2))
-HELPERS: Final = (AUTHORITY_PROGRAM, NETWORK_MAKER, LAUNCHER, EGRESS_PROGRAM)
-SHARED: Final = ("sandhold.cell.launch", "sandhold.cell.inside.network_inside", "sandhold.session.policies")
-UNUSED: Final = "importlib.metadata"
+CELL_HELPERS: Final = ("sandhold.cell.launch", "sandhold.cell.inside.network_inside")
+HOST_HELPERS: Final = ("sandhold.session.children.authority_program", "sandhold.session.children.egress_program")
+SHARED_ON_HOST: Final = ("sandhold.session.policies",)
 
 
 def main() -> None:
@@ -45,21 +37,32 @@ def main() -> None:
     os.umask(0o077)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS), hard))
-    leave_out_unused()
-    for module in SHARED:
-        importlib.import_module(module)
-    with Spares.make(HELPERS) as spares:
+    leave_out()
+    from sandhold.linux.spares import Spares  # noqa: PLC0415  rule 2
+
+    with Spares() as spares:
+        _make_copies(spares)
         with open(given["environment"], "rb") as file:  # noqa: PTH123  a descriptor
             os.environ.update(json.loads(file.read(ENVIRONMENT_BYTES_MAX)))
         _run(spares, given)
 
 
-def leave_out_unused() -> None:
-    """Let dnspython find an empty module where it looks for other packages (rule 2)."""
-    sys.modules[UNUSED] = ModuleType(UNUSED)
+def _make_copies(spares: Spares) -> None:
+    """Make those of the cell before anything else is imported: a copy keeps in memory all that it was made with, from
+    the moment that the others have written to their own."""
+    for shared, helpers in ((CELL_HELPERS, CELL_HELPERS), (SHARED_ON_HOST, HOST_HELPERS)):
+        for module in shared:
+            importlib.import_module(module)
+        spares.make(helpers)
 
 
 def _run(spares: Spares, given: Mapping[str, str]) -> None:
+    from pathlib import Path  # noqa: PLC0415  rule 2
+
+    from sandhold.paths import Paths  # noqa: PLC0415
+    from sandhold.session.children.egress_process import EgressError  # noqa: PLC0415
+    from sandhold.session.log import SessionLog  # noqa: PLC0415
+    from sandhold.session.presence import AlreadyHeldError  # noqa: PLC0415
     from sandhold.session.run import print_log, run_session  # noqa: PLC0415  rule 1: what only the session needs
 
     paths = Paths(Path(given["state"]), Path(given["data"]), Path(given["config"]))

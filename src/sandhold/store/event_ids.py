@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING
 
 from sandhold.model.event import ULID_RANDOM_BYTES, make_event_id
@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 
 def new_event_id(now: float) -> EventId:
     """Make an id that nobody can guess; `now` is in seconds since the epoch."""
-    return make_event_id(int(now * 1000), secrets.token_bytes(ULID_RANDOM_BYTES))
+    return make_event_id(int(now * 1000), os.urandom(ULID_RANDOM_BYTES))

@@ -45,7 +45,8 @@ def test_a_copy_keeps_no_descriptor_of_its_maker(becomes: Callable[[object], Non
     secret, _unused = os.pipe()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        with Spares.make([MODULE]) as spares, ours:
+        with Spares() as spares, ours:
+            spares.make([MODULE])
             with theirs:
                 child = spares.spawn(MODULE, [theirs.fileno()])
             ours.settimeout(END_S_MAX)
@@ -64,14 +65,16 @@ def test_what_goes_wrong_in_a_copy_ends_it(becomes: Callable[[object], None]) ->
         raise SystemExit(0)
 
     becomes(fail)
-    with Spares.make([MODULE]) as spares:
+    with Spares() as spares:
+        spares.make([MODULE])
         assert spares.spawn(MODULE, []).wait(END_S_MAX) == 1
 
 
 def test_a_copy_that_is_not_taken_ends(becomes: Callable[[object], None]) -> None:
     """Closing ends the copies that wait, and they are waited for."""
     becomes(_open_descriptors)
-    spares = Spares.make([MODULE])
+    spares = Spares()
+    spares.make([MODULE])
     child, _ = spares._waiting[MODULE]  # noqa: SLF001  there is no other way to name one that nobody took
     pidfd = os.pidfd_open(child.pid)
     try:
@@ -88,7 +91,8 @@ def test_a_copy_that_is_not_taken_ends(becomes: Callable[[object], None]) -> Non
 def test_a_copy_can_be_waited_for_and_killed(becomes: Callable[[object], None]) -> None:
     """Waiting has an end, killing ends it, and both may be done again."""
     becomes(lambda _: select.select([], [], []))
-    with Spares.make([MODULE]) as spares:
+    with Spares() as spares:
+        spares.make([MODULE])
         child = spares.spawn(MODULE, [])
         with pytest.raises(TimeoutError):
             child.wait(0.05)

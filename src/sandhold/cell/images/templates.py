@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -194,7 +193,8 @@ def _build(template: Path, lock: int, now: float, progress: Progress) -> Descrip
 
 def _check_space(folder: Path) -> None:
     """Refuse at once what would fail halfway: on a full disk the package manager waits and tries again for minutes."""
-    free = shutil.disk_usage(folder).free
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
     if free < BUILD_BYTES_MIN:
         raise SbxError(
             f"`{folder}` has {free >> 20} MiB of free space, and building a template takes {BUILD_BYTES_MIN >> 20} MiB",

@@ -73,6 +73,8 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
+    """What the new root is made of: detached mounts, open descriptors of them, and where each belongs."""
+
     root: int
     overlays: tuple[tuple[str, int], ...]
     links: tuple[tuple[str, str], ...]

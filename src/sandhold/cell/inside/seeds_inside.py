@@ -19,7 +19,6 @@ import base64
 import contextlib
 import os
 import re
-import secrets
 import stat
 from typing import TYPE_CHECKING, Final
 
@@ -133,7 +132,7 @@ def _make_folder(path: str, owner: int) -> bool:
 
 
 def _write(path: str, content: bytes, owner: int) -> None:
-    new = f"{path}.{secrets.token_hex(4)}"
+    new = f"{path}.{os.urandom(4).hex()}"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
         file.write(content)

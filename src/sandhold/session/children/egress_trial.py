@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +24,7 @@ def ask_egress(asker: socket.socket) -> None:
     Raises:
         EgressError: when no answer comes in time, or another.
     """
-    identity = secrets.randbelow(1 << 16)
+    identity = int.from_bytes(os.urandom(2))
     labels = b"".join(bytes([len(label)]) + label.encode("ascii") for label in GATEWAY_NAME.split("."))
     question = _HEADER.pack(identity, 0x0100, 1, 0, 0, 0) + labels + b"\0" + _A_IN
     asker.settimeout(ANSWER_TIMEOUT_S)

@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import re
-import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -130,6 +129,8 @@ def borrowed(git_dir: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         GitError: when it cannot be made.
     """
     kind = ask(git_dir, "rev-parse", "--show-object-format") or "sha1"
+    import tempfile  # noqa: PLC0415  a session imports this module, and makes no folder like that
+
     with tempfile.TemporaryDirectory(prefix="sbx-git-") as folder:
         made = _run(
             ["git", "init", "--quiet", "--bare", "--template=", f"--object-format={kind}", "--", f"{folder}/own"], {}

@@ -234,6 +234,7 @@ async def drain(stream: Stream, deadline: float) -> None:
         TimeoutError: at the deadline.
         OSError: when the connection is broken.
     """
+    stream.expect_answer()  # to what was just written: most often the end
     dropped = 0
     while dropped < DRAIN_BYTES_MAX:
         data = await stream.read(_READ_BYTES, deadline)

@@ -145,8 +145,10 @@ class Stream:
 
         For a peer that must speak twice before we have anything to say, and by Nagle's algorithm waits in between.
         """
-        with contextlib.suppress(OSError):  # not TCP, or gone already
+        try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        except OSError:
+            return  # not TCP, or gone already
 
     def end_writing(self) -> None:
         """Say that nothing more will be written (FIN); a connection that is gone already is no error."""

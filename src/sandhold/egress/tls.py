@@ -53,6 +53,7 @@ class TlsStream:
             if received >= HANDSHAKE_BYTES_MAX:
                 raise EOFError("more bytes than a handshake has")
             self._stream.acknowledge_at_once()  # the end of the handshake and the first request
+            self._stream.expect_answer()
             received += await self._fill(deadline)
         await self._flush(deadline)
 
@@ -66,7 +67,8 @@ class TlsStream:
         """
         for _ in range(EMPTY_READS_MAX):
             try:
-                return self._object.read(bytes_max)
+                if self._incoming.pending or self._object.pending():  # else it would only say that it wants more
+                    return self._object.read(bytes_max)
             except ssl.SSLWantReadError:
                 await self._flush(deadline)
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sandhold.model.sandbox import Sandbox
     from sandhold.paths import Paths
     from sandhold.session.furnish.variables import Variables
+    from sandhold.session.launching import Begun
 
 ATTACH_TRIES: Final = 5  # each meets a session that is ending; a sixth in a row is no coincidence
 
@@ -46,11 +47,14 @@ def start_request(
     return control.Start(argv, arguments, environment, user, folder, wants_terminal, rows, columns)
 
 
-def attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_input: bool) -> int:
+def attach(
+    paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_input: bool, begun: Begun | None = None
+) -> int:
     """Start a command and stay with it. A session that was just ending when we came does not take it: try the next."""
     encoded = control.encoded(request)
     for _ in range(ATTACH_TRIES):
-        with reach(paths, sandbox).channel as channel:
+        with reach(paths, sandbox, begun).channel as channel:
+            begun = None
             try:
                 outcome = terminal.attach(
                     channel.socket, encoded, wants_terminal=request.wants_terminal, wants_input=wants_input
@@ -67,13 +71,14 @@ def attach(paths: Paths, sandbox: Sandbox, request: control.Start, *, wants_inpu
     )
 
 
-def reach(paths: Paths, sandbox: Sandbox) -> starting.Reached:
-    """Connect to the session of a sandbox, starting it if need be, and say what the user should know of that.
+def reach(paths: Paths, sandbox: Sandbox, begun: Begun | None = None) -> starting.Reached:
+    """Connect to the session of a sandbox, starting it if need be or waiting for the one `begun` already, and say what
+    the user should know of that.
 
     Raises:
         SbxError: when it cannot be held.
     """
-    reached = starting.reach(paths, sandbox.name, os.environ)
+    reached = starting.reach(paths, sandbox.name, os.environ, begun)
     if reached.lost is not None:
         output.warn(
             f"the session of `{sandbox.name}` before this one was killed; its open connections are on record as lost"

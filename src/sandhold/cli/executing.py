@@ -35,7 +35,10 @@ from sandhold.store.database import open_database
 )
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
 def execute(  # noqa: PLR0913 - a command has as many arguments as options
+    context: click.Context,
+    /,
     *,
     interactive: bool,
     tty: bool,
@@ -60,7 +63,8 @@ def execute(  # noqa: PLR0913 - a command has as many arguments as options
     paths = Paths.from_environment(os.environ)
     with closing(open_database(paths.database)) as database:
         sandbox = sandboxes.get(database, name)
-    if presence.look(paths.sandbox(name)).status is not Status.RUNNING:
+    begun = context.find_root().obj["begun"]
+    if begun is not None or presence.look(paths.sandbox(name)).status is not Status.RUNNING:
         from sandhold.cli.rootfs import make_ready  # noqa: PLC0415  a running sandbox needs none of it
 
         make_ready(paths, sandbox)
@@ -69,4 +73,4 @@ def execute(  # noqa: PLR0913 - a command has as many arguments as options
     if not argv:
         raise SbxError("`sbx exec` needs COMMAND...", hint="`sbx exec --help` shows how it is used", status=EXIT_USAGE)
     request = start_request(argv, (), environment, inside.user_named(user), folder=workdir, wants_terminal=tty)
-    return attach(paths, sandbox, request, wants_input=interactive)
+    return attach(paths, sandbox, request, wants_input=interactive, begun=begun)

@@ -15,6 +15,8 @@ from sandhold.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sandhold.session.launching import Begun
+
 _COMMANDS: Final[Mapping[str, Lazy]] = {
     "run": Lazy("sandhold.cli.running", "run", "Start a sandbox, or re-attach to it, and run its agent"),
     "create": Lazy("sandhold.cli.running", "create", "Create a sandbox without starting it"),
@@ -39,13 +41,16 @@ _COMMANDS: Final[Mapping[str, Lazy]] = {
 @click.pass_context
 def sbx(context: click.Context, no_input: bool) -> None:  # noqa: FBT001 - click passes flags so
     """Run AI coding agents in sandboxes whose every connection is decided, answered and recorded."""
-    context.obj = {"no_input": no_input}
+    context.obj = {"no_input": no_input, "begun": context.obj}
 
 
-def main() -> int:
-    """Run the command line; the exit status is 0, 1 failed or denied, 2 wrong usage, 125 not held, else the agent's."""
+def main(begun: Begun | None = None) -> int:
+    """Run the command line; the exit status is 0, 1 failed or denied, 2 wrong usage, 125 not held, else the agent's.
+
+    `begun` is the session that the command will need, if it is starting already.
+    """
     try:
-        status: Any = sbx.main(prog_name="sbx", standalone_mode=False)
+        status: Any = sbx.main(prog_name="sbx", standalone_mode=False, obj=begun)
     except click.exceptions.NoArgsIsHelpError as error:
         output.show(error.format_message())
         return 0

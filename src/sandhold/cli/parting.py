@@ -5,7 +5,8 @@ What there is to say is looked for with few modules; the rest is loaded where so
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Final
 
 from sandhold.session.staying import stays
 from sandhold.session.workspace.branch_folder import may_have_branch
@@ -13,10 +14,12 @@ from sandhold.session.workspace.branch_folder import may_have_branch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_ENDING: Final = "sandhold.cli.ending"
+
 
 def say_end(folder: str, sandbox: str, environ: Mapping[str, str]) -> None:
     """Wait for the end of a session that nobody else needs, and say what it left; `folder` is its sandbox's."""
-    if stays(folder):
+    if stays(folder, meanwhile=lambda: importlib.import_module(_ENDING)):
         return
     from pathlib import Path  # noqa: PLC0415  with trails and policies, where a session ends
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -35,8 +35,17 @@ if TYPE_CHECKING:
     from sandhold.agents.parsing import Agent
     from sandhold.model.sandbox import Sandbox
     from sandhold.session.furnish.variables import Variables
+    from sandhold.session.launching import Begun
 
 _ARGUMENTS = "sandhold.arguments"
+
+
+class _Task(NamedTuple):
+    """What an agent is started for: one thing that a prompt says, or whatever its user types; `arguments` are its."""
+
+    prompt: str | None
+    arguments: tuple[str, ...]
+    given: Variables
 
 
 class AgentCommand(click.Command):
@@ -93,7 +102,8 @@ def run(  # noqa: PLR0913 - a command has as many arguments as options
     try:
         if detach:
             return _run_detached(paths, sandbox)
-        status = _run_agent(paths, sandbox, prompt, context.meta[_ARGUMENTS], read_variables(given))
+        task = _Task(prompt, context.meta[_ARGUMENTS], read_variables(given))
+        status = _run_agent(paths, sandbox, task, context.find_root().obj["begun"])
         if not remove:
             parting.say_end(str(paths.sandbox(sandbox.name)), sandbox.name, os.environ)
         return status
@@ -137,25 +147,19 @@ def create(
     return 0
 
 
-def _run_agent(
-    paths: Paths,
-    sandbox: Sandbox,
-    prompt: str | None,
-    arguments: tuple[str, ...],
-    given: Variables,
-) -> int:
+def _run_agent(paths: Paths, sandbox: Sandbox, task: _Task, begun: Begun | None) -> int:
     """Run the agent in front of the user, or with a prompt for that one thing, without input."""
-    if presence.look(paths.sandbox(sandbox.name)).status is not Status.RUNNING:
+    if begun is not None or presence.look(paths.sandbox(sandbox.name)).status is not Status.RUNNING:
         rootfs.make_ready(paths, sandbox)
     agent = load_agent(sandbox.agent, paths.agents)
-    argv = None if prompt is None else agent.headless_command(prompt)
+    argv = None if task.prompt is None else agent.headless_command(task.prompt)
     if argv == ():
         raise SbxError(f"`{agent.name}` has no way to do one thing and end (`headless` in its file)", status=EXIT_USAGE)
-    environment = variables_for(sandbox, given)
+    environment = variables_for(sandbox, task.given)
     is_missing = _say_missing_login(paths, sandbox, agent, environment)
-    at_terminal = prompt is None and terminal.has_terminal()
-    request = start_request(argv, arguments, environment, "agent", folder=None, wants_terminal=at_terminal)
-    status = attach(paths, sandbox, request, wants_input=prompt is None)
+    at_terminal = task.prompt is None and terminal.has_terminal()
+    request = start_request(argv, task.arguments, environment, "agent", folder=None, wants_terminal=at_terminal)
+    status = attach(paths, sandbox, request, wants_input=task.prompt is None, begun=begun)
     if at_terminal and is_missing:
         _say_missing_login(paths, sandbox, agent, environment)  # the agent's own screen covered what was said before
     return status

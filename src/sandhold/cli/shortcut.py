@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from sandhold.cli import plain_words
-from sandhold.session import packets
+from sandhold.session import packets, remains
 from sandhold.store import database, glances
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandhold.cli.plain_words import Plain
+    from sandhold.session.launching import Begun
     from sandhold.session.terminals.copies import Outcome
     from sandhold.store.database import Database
     from sandhold.store.glances import Glance
@@ -47,18 +48,25 @@ class Asked(NamedTuple):
     at_terminal: bool
     wants_input: bool
     is_agent: bool
+    isolation: str
 
 
-def take(words: Sequence[str], environ: Mapping[str, str]) -> int | None:
-    """Run the command and return its exit status; None, with nothing done, when this is not the way for these words."""
+def take(words: Sequence[str], environ: Mapping[str, str]) -> int | Begun | None:
+    """Run the command and return its exit status; None, with nothing done, when this is not the way for these words.
+
+    Where nothing but a running session is missing, one is begun and returned for the long way, which has to load the
+    rest meanwhile.
+    """
     plain = plain_words.read(words)
     folders = folders_of(environ)
     if plain is None or folders is None or "_SBX_COMPLETE" in environ:
         return None
     asked = asked_for(plain, folders, environ)
-    sock = packets.connect(folders.sandbox(asked.sandbox)) if asked is not None else None
-    if asked is None or sock is None:
+    if asked is None:
         return None
+    sock = packets.connect(folders.sandbox(asked.sandbox))
+    if sock is None:
+        return _begin(asked, folders, environ)
     with sock:
         return _run(sock, asked, folders, environ)
 
@@ -99,7 +107,7 @@ def asked_for(plain: Plain, folders: Folders, environ: Mapping[str, str]) -> Ask
         return None
     at_terminal = is_agent and os.isatty(0) and os.isatty(1)
     request = _request(plain, variables, environ, at_terminal=at_terminal)
-    return Asked(sandbox, request, at_terminal, plain.wants_input, is_agent)
+    return Asked(sandbox, request, at_terminal, plain.wants_input, is_agent, glance.isolation)
 
 
 def _sandbox(looked_at: Database, plain: Plain) -> tuple[str, Glance] | None:
@@ -151,6 +159,17 @@ def _request(plain: Plain, variables: list[tuple[str, str]], environ: Mapping[st
         rows, columns = terminal_size()
         request |= {"environment": [*own, *variables], "rows": rows, "columns": columns}
     return json.dumps(request, separators=(",", ":")).encode("ascii")
+
+
+def _begin(asked: Asked, folders: Folders, environ: Mapping[str, str]) -> Begun | None:
+    """Begin the session of a sandbox; None when there is something to make, or to put in order, before."""
+    folder = folders.sandbox(asked.sandbox)
+    if asked.isolation != "namespaces" or not remains.is_in_order(folder):
+        return None
+    from sandhold.paths import Paths  # noqa: PLC0415  with all that starts processes
+    from sandhold.session.launching import begin  # noqa: PLC0415
+
+    return begin(Paths.from_environment(environ), asked.sandbox, environ)
 
 
 def _run(sock: socket.socket, asked: Asked, folders: Folders, environ: Mapping[str, str]) -> int | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.model.sandbox import Status
 from sandhold.session import presence
+from sandhold.session.remains import WORD_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from sandhold.store.records import Head, Record
 
 ENDING_TIMEOUT_S: Final = 10.0  # between the session's last word and its last breath
+LOOK_FIRST_S: Final = 0.001  # a look takes a tenth of it
 LOOK_EVERY_S: Final = 0.02
-WORD_NAME: Final = "last-words"
 WORD_CHARACTERS_MAX: Final = 400  # a line or a few at a terminal
 LAST_RECORDS_MAX: Final = 200  # behind a session's end stand policy changes and little else
 
@@ -66,10 +67,12 @@ def forget_word(folder: Path) -> None:
 def has_ended(folder: Path, timeout_s: float) -> bool:
     """Wait until the session of a sandbox's folder is gone; False when it still runs at the end of the wait."""
     deadline = time.monotonic() + timeout_s
+    wait_s = LOOK_FIRST_S
     while presence.look(folder).status is Status.RUNNING:
         if time.monotonic() >= deadline:
             return False
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(wait_s)
+        wait_s = min(2 * wait_s, LOOK_EVERY_S)
     return True
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandhold.model.sandbox import Status
+from sandhold.session.remains import LOCK_NAME, MARKER_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +26,6 @@ MARKER_BYTES_MAX: Final = 4096
 UNKNOWN_SESSION: Final = "unknown"  # of a marker that says nothing; ids of sessions are in capitals
 SESSION_MODULE: Final = "sandhold.session.session_program"
 
-_LOCK_NAME: Final = "session.lock"
-_MARKER_NAME: Final = "session.json"
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock (fcntl(2)); l_pid is 0 for open-file-description locks
 
 
@@ -60,13 +59,13 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         AlreadyHeldError: when a session holds it.
     """
-    descriptor = os.open(f"{folder}/{_LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(f"{folder}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         except (BlockingIOError, PermissionError):
             raise AlreadyHeldError from None
-        marker = _read_marker(f"{folder}/{_MARKER_NAME}")
+        marker = _read_marker(f"{folder}/{MARKER_NAME}")
         if marker is not None and is_session(marker.pid, folder):
             raise AlreadyHeldError
         yield
@@ -76,15 +75,15 @@ def hold(folder: Path) -> Iterator[None]:
 
 def look(folder: Path) -> Presence:
     """Look at the sandbox of this folder without touching it."""
-    marker = _read_marker(f"{folder}/{_MARKER_NAME}")
-    if _is_held(f"{folder}/{_LOCK_NAME}") or (marker is not None and is_session(marker.pid, folder)):
+    marker = _read_marker(f"{folder}/{MARKER_NAME}")
+    if _is_held(f"{folder}/{LOCK_NAME}") or (marker is not None and is_session(marker.pid, folder)):
         return Presence(Status.RUNNING, marker)
     return Presence(Status.LOST, marker) if marker is not None else Presence(Status.STOPPED, None)
 
 
 def write_marker(folder: Path, marker: Marker) -> None:
     """Say what runs; the file is whole or not there, also after a power loss."""
-    path, temporary = folder / _MARKER_NAME, folder / f"{_MARKER_NAME}.new"
+    path, temporary = folder / MARKER_NAME, folder / f"{MARKER_NAME}.new"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(asdict(marker), file)
         file.flush()
@@ -94,7 +93,7 @@ def write_marker(folder: Path, marker: Marker) -> None:
 
 def remove_marker(folder: Path) -> None:
     """Say that the session ended in order."""
-    (folder / _MARKER_NAME).unlink(missing_ok=True)
+    (folder / MARKER_NAME).unlink(missing_ok=True)
 
 
 def is_session(pid: int, folder: Path) -> bool:

@@ -5,9 +5,8 @@ A session is a process of its own, so that closing the terminal of one user ends
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import select
 import signal
 import time
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.sandbox import Status
 from sandhold.session import control, presence
 from sandhold.session.ends import ENDING_TIMEOUT_S, has_ended, word_left
-from sandhold.session.log import open_log
 from sandhold.session.presence import AlreadyHeldError, hold
 
 if TYPE_CHECKING:
@@ -25,19 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sandhold.paths import Paths
+    from sandhold.session.launching import Begun
 
-START_TIMEOUT_S: Final = (
-    300.0  # a cell's own patience comes first (`cell/machine/microvm.py`), this is for what it misses
-)
 STOP_TIMEOUT_S: Final = 60.0  # cut, a guest's unwritten data, kill, and the last records on disk
 CONNECT_TRIES: Final = 200  # a session that is just starting or just ending, looked at every RETRY_S
 RETRY_S: Final = 0.05
-
-_ENVIRONMENT: Final = (
-    "HOME", "PATH", "USER", "LOGNAME", "LANG", "TZ", "SSL_CERT_FILE",
-    "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy",
-    "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +41,20 @@ class Reached:
     died: str | None = None
 
 
-def reach(paths: Paths, name: str, environ: Mapping[str, str]) -> Reached:
+def reach(paths: Paths, name: str, environ: Mapping[str, str], begun: Begun | None = None) -> Reached:
     """Connect to the session of a sandbox, which is started when it does not run.
+
+    One that was `begun` already is waited for. When it does not start, that is as if it had not been begun: another
+    is started, and says why.
 
     Raises:
         SbxError: when it cannot be held (exit status 125), or neither answers nor ends.
     """
     folder = paths.sandbox(name)
     was_started, lost, died = False, None, None
+    if begun is not None:
+        with contextlib.suppress(SbxError):
+            was_started = begun.wait()
     for _ in range(CONNECT_TRIES):
         channel = control.connect(folder)
         if channel is not None:
@@ -68,7 +64,9 @@ def reach(paths: Paths, name: str, environ: Mapping[str, str]) -> Reached:
             time.sleep(RETRY_S)  # it is starting or ending: both have an end, and neither tells us
             continue
         lost, died = found.marker or lost, word_left(folder)
-        was_started = _start(paths, name, environ) or was_started
+        from sandhold.session.launching import begin  # noqa: PLC0415  reaching what runs needs nothing of this
+
+        was_started = begin(paths, name, environ).wait() or was_started
     raise SbxError(
         f"the session of `{name}` neither answers nor ends", hint=f"end it with `sbx stop {name}`", status=EXIT_NOT_HELD
     )
@@ -147,69 +145,3 @@ def _connect_when_started(folder: Path) -> control.Channel | None:
             return channel
         time.sleep(RETRY_S)
     return None
-
-
-def _start(paths: Paths, name: str, environ: Mapping[str, str]) -> bool:
-    """Start a session and wait until commands can be started in it; False when another one won."""
-    from sandhold.linux.process import spawn_program  # noqa: PLC0415  reaching what runs needs nothing of this
-
-    folder = paths.sandbox(name)
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    log = open_log(folder)
-    environment = _environment_file(environ)
-    try:
-        given = {
-            "state": str(paths.state),
-            "data": str(paths.data),
-            "config": str(paths.config),
-            "name": name,
-            "ready": writer,
-            "environment": environment,
-        }
-        child = spawn_program(presence.SESSION_MODULE, [json.dumps(given)], fds=[writer, environment], log=log)
-        os.close(writer)
-        writer = -1
-        answer = _answer(reader)
-    finally:
-        os.close(reader)
-        os.close(log)
-        os.close(environment)
-        if writer >= 0:
-            os.close(writer)
-    if answer.get("ready"):
-        child.forget()
-        return True
-    if answer.get("held"):
-        child.wait(START_TIMEOUT_S)
-        return False
-    child.kill()
-    child.wait(STOP_TIMEOUT_S)
-    raise SbxError(
-        str(answer.get("error") or f"the session of `{name}` did not start"),
-        hint=str(answer.get("hint") or f"`sbx logs {name}` may say why"),
-        status=EXIT_NOT_HELD,
-    )
-
-
-def _environment_file(environ: Mapping[str, str]) -> int:
-    """Return a descriptor of what a session gets of the user's environment, as JSON; its own is empty."""
-    passed = {variable: environ[variable] for variable in _ENVIRONMENT if variable in environ}
-    descriptor = os.memfd_create("environment", os.MFD_CLOEXEC)
-    os.pwrite(descriptor, json.dumps(passed).encode(), 0)
-    return descriptor
-
-
-def _answer(reader: int) -> dict[str, object]:
-    """Read what the session says of its start until it closes the descriptor; nothing when it says nothing in time."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    said = b""
-    while (left_s := deadline - time.monotonic()) > 0 and select.select([reader], [], [], left_s)[0]:
-        data = os.read(reader, 4096)
-        if not data:
-            break
-        said += data
-    try:
-        answer = json.loads(said)
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}

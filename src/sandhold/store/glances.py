@@ -17,6 +17,7 @@ class Glance(NamedTuple):
     kept with a value, `host_variables` those that come from whoever starts a command."""
 
     agent: str
+    isolation: str
     mounts: tuple[tuple[str, bool], ...]
     variables: tuple[str, ...]
     host_variables: tuple[str, ...]
@@ -24,14 +25,14 @@ class Glance(NamedTuple):
 
 def look(database: Database, sandbox: str) -> Glance | None:
     """Return what is stored of a sandbox; None when there is none, or it cannot be read."""
-    question = "SELECT agent, mounts, environment FROM sandboxes WHERE name = ?"
+    question = "SELECT agent, isolation, mounts, environment FROM sandboxes WHERE name = ?"
     try:
         row = database.execute(question, (sandbox,)).fetchone()
     except DatabaseError:
         return None
     if row is None:
         return None
-    agent, mounts, environment = row
+    agent, isolation, mounts, environment = row
     valued, named = kept_variables.read(environment)
     folders = tuple((path, is_read_only) for path, is_read_only in json.loads(mounts))
-    return Glance(agent, folders, tuple(name for name, _ in valued), named)
+    return Glance(agent, isolation, folders, tuple(name for name, _ in valued), named)

@@ -13,7 +13,7 @@ import sys
 import termios
 import threading
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -21,13 +21,14 @@ import msgspec
 import pytest
 
 from sandhold.cli import plain_words, shortcut
-from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox
+from sandhold.errors import SbxError
+from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox, Status
 from sandhold.paths import Paths
-from sandhold.session import control, presence
+from sandhold.session import control, launching, presence
 from sandhold.session.ends import leave_word
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database
-from tests.installation import SOURCE
+from tests.installation import SOURCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,6 +119,7 @@ def home(tmp_path: Path) -> Path:
             _sandbox("signed-in", "claude", project),
             _sandbox("keyless", "claude", project),
             _sandbox("branched", "shell", project),
+            replace(_sandbox("unready", "shell", project), template="gone"),
         ):
             sandboxes.add(database, sandbox)
             paths.sandbox(sandbox.name).mkdir(mode=0o700, parents=True)
@@ -356,8 +358,41 @@ def test_nothing_is_asked_when_something_is_missing(home: Path) -> None:
         (("run", "other"), known),
     ):
         assert shortcut.take(words, variables) is None, (words, variables)
-    assert shortcut.take(("exec", "lab", "true"), known) is None  # no session listens
-    assert shortcut.take(("run", "lab"), known) is None
+
+
+@pytest.mark.parametrize("words", [("exec", "unready", "true"), ("run", "unready")], ids=["exec", "run"])
+def test_a_session_that_is_missing_is_begun(home: Path, words: tuple[str, ...]) -> None:
+    """Where nothing but the session is missing it is begun; one that does not start changes no word of the long way."""
+    begun = shortcut.take(words, environment(home))
+    assert isinstance(begun, launching.Begun)
+    with pytest.raises(SbxError, match="no template is called `gone`"):
+        begun.wait()
+    folder = Paths.from_environment({"HOME": str(home)}).sandbox("unready")
+    ends = []
+    for way in WAYS:
+        wait_until(lambda: presence.look(folder).status is Status.STOPPED, "the one before has ended")
+        ends.append(typed(way, home, words))
+    assert ends[0] == ends[1]
+    assert ends[0][:2] == (1, b"")
+    assert b"no template is called `gone`" in ends[0][2]
+
+
+LEFT = {"a session that was killed": "session.json", "a word of an end that nobody asked for": "last-words"}
+
+
+@pytest.mark.parametrize("name", LEFT.values(), ids=LEFT)
+def test_what_was_left_is_the_long_ways(home: Path, name: str) -> None:
+    """Where something is to be said or put in order before a start, the long way starts the session."""
+    (Paths.from_environment({"HOME": str(home)}).sandbox("lab") / name).write_text("x")
+    assert shortcut.take(("run", "lab"), environment(home)) is None
+
+
+def test_a_machine_is_the_long_ways(home: Path) -> None:
+    """What a machine boots from may have to be made first."""
+    with closing(open_database(Paths.from_environment({"HOME": str(home)}).database)) as database:
+        lab = sandboxes.get(database, "lab")
+        sandboxes.add(database, replace(lab, name="machine", isolation=Isolation.MICROVM, slot=0))
+    assert shortcut.take(("run", "machine"), environment(home)) is None
 
 
 @pytest.mark.parametrize("name", ["shell", "codex", "other"])

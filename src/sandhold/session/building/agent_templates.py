@@ -26,6 +26,7 @@ from sandhold.cell.spec import ROOT_USER, TemplateKind
 from sandhold.errors import SbxError
 from sandhold.model.sandbox import Isolation, Sandbox, Status
 from sandhold.session import control, creation, policies, presence, starting
+from sandhold.session.launching import START_TIMEOUT_S
 from sandhold.session.log import LOG_NAME
 from sandhold.session.removal import remove_sandbox
 from sandhold.store import sandboxes
@@ -218,7 +219,7 @@ def _read_output(reader: int, show: Callable[[str], None]) -> list[str]:
 def _wait(channel: control.Channel) -> int:
     """Return how the command ended: its words come in the order `Started`, `Ended`."""
     try:
-        reply, _ = channel.receive_reply(starting.START_TIMEOUT_S)
+        reply, _ = channel.receive_reply(START_TIMEOUT_S)
         while isinstance(reply, control.Started):
             reply, _ = channel.receive_reply(starting.STOP_TIMEOUT_S)
     except control.ChannelError as error:

@@ -263,7 +263,7 @@ class Upstream:
         family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
         stream = Stream(self.reactor, socket.socket(family, _SOCKET))
         try:
-            code = self.connect(stream.sock, (str(address), port))
+            code = self.connect(stream.sock, (socket.inet_ntop(family, address.packed), port))
             while code == errno.EINPROGRESS and (code := _progress(stream.sock)) == errno.EINPROGRESS:
                 await self.reactor.writable(stream.fileno(), deadline)
             if code:

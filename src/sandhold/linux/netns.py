@@ -33,7 +33,8 @@ def original_destination(accepted: socket.socket) -> tuple[IPv4Address | IPv6Add
 
     A connection that was made to our own socket has no entry for another destination; its own address is the answer.
     """
-    is_ipv6 = accepted.family == socket.AF_INET6
+    own = accepted.getsockname()
+    is_ipv6 = len(own) > 2  # with flow and scope; `accepted.family` is a search in an enumeration
     try:
         if is_ipv6:
             raw = accepted.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, _SOCKADDR_IN6_BYTES)
@@ -42,7 +43,9 @@ def original_destination(accepted: socket.socket) -> tuple[IPv4Address | IPv6Add
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOPROTOOPT):
             raise
-        return _own_address(accepted)
+        family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+        packed = socket.inet_pton(family, own[0].partition("%")[0])
+        return IPv6Address(packed) if is_ipv6 else IPv4Address(packed), own[1]
     (port,) = struct.unpack_from("!H", raw, 2)
     if is_ipv6:
         return IPv6Address(raw[8:24]), port
@@ -89,11 +92,3 @@ def _interface_name(payload: bytes) -> str:
             return payload[at + _RTATTR.size : at + length].rstrip(b"\0").decode("utf-8", "backslashreplace")
         at += (length + 3) & ~3  # RTA_ALIGN
     raise OSError("the kernel named an interface without a name")
-
-
-def _own_address(accepted: socket.socket) -> tuple[IPv4Address | IPv6Address, int]:
-    name = accepted.getsockname()
-    address = str(name[0]).partition("%")[0]
-    if accepted.family == socket.AF_INET6:
-        return IPv6Address(address), int(name[1])
-    return IPv4Address(address), int(name[1])

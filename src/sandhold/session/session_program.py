@@ -28,6 +28,7 @@ DESCRIPTORS: Final = 8192  # CHANNELS_MAX connections with four each, and a cell
 ENVIRONMENT_BYTES_MAX: Final = 1 << 20  # the variables of `starting.py`, each of at most 128 KiB (execve(2))
 CELL_HELPERS: Final = ("sandhold.cell.launch", "sandhold.cell.inside.network_inside")
 HOST_HELPERS: Final = ("sandhold.session.children.authority_program", "sandhold.session.children.egress_program")
+SHARED_WITH_CELL: Final = ("sandhold.cell.plan", "sandhold.linux.process")
 SHARED_ON_HOST: Final = ("sandhold.session.policies",)
 
 
@@ -48,9 +49,9 @@ def main() -> None:
 
 
 def _make_copies(spares: Spares) -> None:
-    """Make those of the cell before anything else is imported: a copy keeps in memory all that it was made with, from
-    the moment that the others have written to their own."""
-    for shared, helpers in ((CELL_HELPERS, CELL_HELPERS), (SHARED_ON_HOST, HOST_HELPERS)):
+    """Make those of the cell before more is imported: a copy keeps in memory all that it was made with, from the moment
+    that the others have written to their own."""
+    for shared, helpers in ((SHARED_WITH_CELL, CELL_HELPERS), (SHARED_ON_HOST, HOST_HELPERS)):
         for module in shared:
             importlib.import_module(module)
         spares.make(helpers)

@@ -31,8 +31,11 @@ import dns.message
 from sandhold.wire.dns_message import build_empty, read_query
 question = read_query(dns.message.make_query("good.test", "HTTPS").to_wire())
 assert dns.message.from_wire(build_empty(question)).question
-import inspect
+import inspect, msgspec, subprocess
 assert inspect.signature(inspect.getdoc).parameters
+assert msgspec.json.schema(int) == {"type": "integer"}
+assert msgspec.inspect.type_info(str) == msgspec.inspect.StrType()
+assert subprocess.run(["true"]).returncode == 0
 """
 
 

@@ -119,7 +119,7 @@ def is_own_address(address: Address) -> bool:
             source = probe.getsockname()[0]
         except OSError:
             return False  # no route leads there, so neither does a connection
-    return ip_address(source.partition("%")[0]) == address
+    return socket.inet_pton(family, source.partition("%")[0]) == address.packed
 
 
 def vet(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from sandhold.model.event import (
     AnchorFailed,
@@ -175,6 +178,16 @@ def test_addresses_are_texts() -> None:
     assert fields["resolved"] == ["2001:db8::1"]
     assert fields["dialled"] == {"address": "2001:db8::1", "port": 443}
     assert fields["proxy"] == "proxy.test:3128"
+
+
+@given(st.floats(min_value=-1e9, max_value=4e9))
+@example(0.9999999)
+@example(-0.0000001)
+@example(1767268799.9999997)
+def test_timestamps_are_those_of_the_library(seconds: float) -> None:
+    """A time is written as `datetime` rounds and writes it, to the microsecond."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    assert timestamp(seconds) == moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def test_timestamps_sort_as_time_does() -> None:

@@ -13,6 +13,7 @@ from sandhold.wire.opening import (
     NEED_MORE,
     OPENING_BYTES_MAX,
     RECORDS_MAX,
+    REMEMBERED_BYTES_MAX,
     ConnectOpening,
     Http2Preface,
     HttpOpening,
@@ -301,3 +302,17 @@ def test_records_of_one_byte_within_the_limit_are_read() -> None:
     decided = read_opening(records(GOOD_HELLO, 1))
     assert isinstance(decided, TlsOpening)
     assert decided.hello.server_name == DomainName("good.test")
+
+
+@pytest.mark.parametrize("padding", [0, REMEMBERED_BYTES_MAX])
+def test_a_connect_is_never_taken_for_another(padding: int) -> None:
+    """What is remembered of a CONNECT is for those very bytes, also behind one that differs only in its host or end."""
+    for name in (b"good.test", b"evil.test", b"good.test"):
+        head = b"CONNECT %b:443 HTTP/1.1\r\nHost: %b:443\r\nX: %b\r\n\r\n" % (name, name, b"x" * padding)
+        for early in (b"", b"\x16\x03"):
+            opening = read_opening(head + early)
+            assert isinstance(opening, ConnectOpening)
+            assert opening.head.authority == (DomainName(name.decode()), 443)
+            assert opening.consumed == len(head)
+        assert read_opening(head[:-1]) is NEED_MORE
+        assert isinstance(read_opening(head.replace(b"\r\nX", b"\nX")), MalformedOpening)

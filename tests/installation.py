@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 COMMAND_TIMEOUT_S = 300.0  # a template is built in the first one that needs it
+BUILD_TIMEOUT_S = 2400.0  # of one that surely builds, on a busy machine: what the product gives a build, and more
 EXPECT_TIMEOUT_S = 60.0
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
@@ -87,9 +88,11 @@ class Installation:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def ok(self, *words: str, folder: Path | None = None, given: str | None = None) -> str:
+    def ok(
+        self, *words: str, folder: Path | None = None, given: str | None = None, timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> str:
         """Run `sbx WORDS`, which must succeed; returns what it printed."""
-        done = self(*words, folder=folder, given=given)
+        done = self(*words, folder=folder, given=given, timeout_s=timeout_s)
         assert done.status == 0, f"sbx {' '.join(words)}: {done.status}\n{done.out}\n{done.err}"
         return done.out
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.installation import Installation, wait_until
+from tests.installation import BUILD_TIMEOUT_S, Installation, wait_until
 from tests.isolation import microvm_lacks
 from tests.load import processes
 from tests.walkthrough.story import tell
@@ -46,10 +46,17 @@ def ordinary() -> Iterator[Installation]:
         _run("userdel", "--remove", name)
 
 
+@pytest.fixture(scope="module")
+def with_machines(ordinary: Installation) -> Installation:
+    """Have what this user's machines are made from, which on a busy host takes longer than any other command may."""
+    ordinary.ok("template", "build", "--microvm", "debian", timeout_s=BUILD_TIMEOUT_S)
+    return ordinary
+
+
 def test_the_walk_through_as_an_ordinary_user(ordinary: Installation) -> None:
     """What the README tells happens for an ordinary user too, template, installation inside and all."""
     project = _project(ordinary, "project")
-    ordinary.ok("create", "--name", "sbxlab", "shell", ".", folder=project)
+    ordinary.ok("create", "--name", "sbxlab", "shell", ".", folder=project, timeout_s=BUILD_TIMEOUT_S)
     tell(ordinary, project)
     written = "touch made; sudo -n touch made-by-root; id -un; sudo -n id -un"
     assert ordinary.ok("exec", "sbxlab", "bash", "-c", written) == "agent\nroot\n"
@@ -71,8 +78,9 @@ def test_the_hosts_own_programs_as_an_ordinary_user(ordinary: Installation) -> N
 
 @pytest.mark.long
 @pytest.mark.skipif(microvm_lacks() != "", reason=microvm_lacks() or "nothing is missing")
-def test_a_machine_as_an_ordinary_user(ordinary: Installation) -> None:
+def test_a_machine_as_an_ordinary_user(with_machines: Installation) -> None:
     """A virtual machine needs no right that the user has not: its network holds, and what it writes is the user's."""
+    ordinary = with_machines
     project = _project(ordinary, "machine")
     ordinary.ok("create", "--isolation", "microvm", "--memory", "1g", "--name", "machine", "shell", ".", folder=project)
     ordinary.ok("run", "-d", "machine")
@@ -87,9 +95,10 @@ def test_a_machine_as_an_ordinary_user(ordinary: Installation) -> None:
 
 @pytest.mark.long
 @pytest.mark.skipif(microvm_lacks() != "", reason=microvm_lacks() or "nothing is missing")
-def test_what_a_machine_of_an_ordinary_user_holds(ordinary: Installation) -> None:
+def test_what_a_machine_of_an_ordinary_user_holds(with_machines: Installation) -> None:
     """Read-only folders, git's hooks and configuration and what was synced hold there too, also when QEMU is killed,
     which the next command says; everything of the session is gone then, and nothing of it belongs to root."""
+    ordinary = with_machines
     project, shown = _project(ordinary, "held-machine"), _project(ordinary, "shown")
     user = ordinary.home.stat().st_uid
     _git(ordinary, project, "init", "-q", "-b", "main")

@@ -10,11 +10,10 @@ Rules:
 """
 
 # System calls on a tree where pathlib has no words for links and descriptors.
-# ruff: noqa: PTH102, PTH112, PTH123, PTH211
+# ruff: noqa: PTH102, PTH123, PTH211
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import socket
@@ -24,7 +23,16 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from sandhold.cell.execution import AGENT_ID
 from sandhold.cell.guest.layer_disk import mount_layer_disk
 from sandhold.cell.inside.seeds_inside import sow
-from sandhold.cell.places import DEVICE_LINKS, let_agent_through, make_file, make_folder
+from sandhold.cell.places import (
+    DEVICE_LINKS,
+    empty_filesystem,
+    injected_file,
+    let_agent_through,
+    limit_process_numbers,
+    make_file,
+    make_folder,
+    make_home,
+)
 from sandhold.linux.mounts import (
     NODEV,
     NOEXEC,
@@ -32,7 +40,6 @@ from sandhold.linux.mounts import (
     RDONLY,
     attach,
     attach_at,
-    clone_tree,
     make_private,
     new_filesystem,
     set_attributes,
@@ -42,7 +49,6 @@ from sandhold.linux.syscalls import CLONE_NEWNS, pivot_root_here, unshare
 
 if TYPE_CHECKING:
     from sandhold.cell.machine.plan import GuestMount, GuestPlan
-    from sandhold.cell.plan import PlannedFile
 
 WORKBENCH: Final = "/run"  # a folder of every template; covered by an empty file system of our own
 FAILURE_BYTES_MAX: Final = 2000
@@ -72,7 +78,7 @@ def build_guest_root(plan: GuestPlan) -> GuestRoot:
     Raises:
         OSError: when a step fails, with what failed.
     """
-    attach_at(_tmpfs(_FILES_BYTES_MAX, "0755"), WORKBENCH)
+    attach_at(empty_filesystem(0, _FILES_BYTES_MAX, "0755"), WORKBENCH)
     for name in ("layer", "root", "files"):
         os.mkdir(f"{WORKBENCH}/{name}")
     disk, note = mount_layer_disk()
@@ -127,14 +133,17 @@ def _build(plan: GuestPlan, terminals: int) -> None:
         {"lowerdir": "/", "upperdir": f"{WORKBENCH}/layer/upper", "workdir": f"{WORKBENCH}/layer/work"},
         NODEV,
     )
-    files = [(one.path, _injected(number, one)) for number, one in enumerate(plan.files)]
+    files = [
+        (one.path, injected_file(one.owner, f"{WORKBENCH}/files/{number}", one))
+        for number, one in enumerate(plan.files)
+    ]
     # A parent comes before what lies below it, which would otherwise be covered.
     folders = sorted(plan.mounts, key=lambda mount: mount.path.count("/"))
     workspaces = [(mount.path, _workspace(mount)) for mount in folders]
     attach_at(root, f"{WORKBENCH}/root")
     os.chdir(f"{WORKBENCH}/root")
     pivot_root_here()
-    _make_home()
+    make_home(0, AGENT_ID)
     for seed in plan.seeds:
         sow(seed, seed.owner)
     _place_system(plan, terminals)
@@ -149,8 +158,8 @@ def _build(plan: GuestPlan, terminals: int) -> None:
 
 def _place_system(plan: GuestPlan, terminals: int) -> None:
     """Rule 3, and the folders that start empty."""
-    attach(_tmpfs(plan.tmp_bytes, "1777"), make_folder(0, "/tmp"))  # noqa: S108
-    attach(_tmpfs(_RUN_BYTES_MAX, "0755"), make_folder(0, "/run"))
+    attach(empty_filesystem(0, plan.tmp_bytes, "1777"), make_folder(0, "/tmp"))  # noqa: S108
+    attach(empty_filesystem(0, _RUN_BYTES_MAX, "0755"), make_folder(0, "/run"))
     attach(new_filesystem("proc", {}, NOSUID | NODEV | NOEXEC), make_folder(0, "/proc"))
     attach(new_filesystem("sysfs", {}, NOSUID | NODEV | NOEXEC), make_folder(0, "/sys"))
     attach(new_filesystem("devtmpfs", {}, NOSUID), make_folder(0, "/dev"))
@@ -158,16 +167,8 @@ def _place_system(plan: GuestPlan, terminals: int) -> None:
         with contextlib.suppress(FileExistsError):
             os.symlink(target, f"/dev/{name}")
     attach(terminals, make_folder(0, "/dev/pts"))
-    attach(_tmpfs(plan.tmp_bytes, "1777"), make_folder(0, "/dev/shm"))  # noqa: S108
-    with open("/proc/sys/kernel/pid_max", "wb") as file:
-        file.write(b"%d" % (plan.pids + 301))  # the kernel keeps 300 numbers back for itself
-
-
-def _make_home() -> None:
-    make_folder(0, "/home")
-    if not os.path.isdir("/home/agent"):
-        os.mkdir("/home/agent", 0o700)
-        os.chown("/home/agent", AGENT_ID, AGENT_ID, follow_symlinks=False)
+    attach(empty_filesystem(0, plan.tmp_bytes, "1777"), make_folder(0, "/dev/shm"))  # noqa: S108
+    limit_process_numbers(plan.pids)
 
 
 def _workspace(mount: GuestMount) -> int:
@@ -188,20 +189,3 @@ def _workspace(mount: GuestMount) -> int:
     if mount.is_read_only:
         set_attributes(tree, RDONLY)  # the host's side refuses anyway; so programs hear it in the usual words
     return tree
-
-
-def _injected(number: int, one: PlannedFile) -> int:
-    place = f"{WORKBENCH}/files/{number}"
-    fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(base64.b64decode(one.content))
-        os.fchown(fd, one.owner, one.owner)
-        os.fchmod(fd, one.mode & 0o777)
-    tree = clone_tree(os.open(place, os.O_PATH | os.O_CLOEXEC))
-    set_attributes(tree, RDONLY | NOSUID | NODEV)
-    return tree
-
-
-def _tmpfs(size: int, mode: str) -> int:
-    options = {"size": str(size), "nr_inodes": str(max(size // 4096, 1024)), "mode": mode}
-    return new_filesystem("tmpfs", options, NOSUID | NODEV)

@@ -12,21 +12,30 @@ Rules:
 """
 
 # System calls on a tree where pathlib has no words for links and descriptors.
-# ruff: noqa: PTH102, PTH112, PTH116, PTH123, PTH211
+# ruff: noqa: PTH102, PTH112, PTH116, PTH211
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sandhold.cell.execution import AGENT_ID
 from sandhold.cell.images.host_root import host_layers
 from sandhold.cell.images.layers import overlay_of
 from sandhold.cell.inside.seeds_inside import sow
-from sandhold.cell.places import DEVICE_LINKS, let_agent_through, make_file, make_folder
+from sandhold.cell.places import (
+    DEVICE_LINKS,
+    empty_filesystem,
+    injected_file,
+    let_agent_through,
+    limit_process_numbers,
+    make_file,
+    make_folder,
+    make_home,
+)
 from sandhold.linux.mounts import (
     NODEV,
     NOEXEC,
@@ -49,7 +58,6 @@ if TYPE_CHECKING:
 
     from sandhold.cell.plan import Folder, Plan, PlannedMount
 
-AGENT_ID: Final = 1000
 _TTY_GROUP: Final = 5  # group `tty` of every Debian and of most others
 _RUN_BYTES_MAX: Final = 64 << 20  # sockets and process numbers
 _SMALL_BYTES_MAX: Final = 1 << 20  # mount points and links only
@@ -110,7 +118,7 @@ def build_root(plan: Plan, inner: int, workspace_maps: Sequence[int | None]) -> 
             os.symlink(target, path)
     for path, tree in parts.overlays:
         attach(tree, make_folder(plan.owner(0), path))
-    _make_home(plan)
+    make_home(plan.owner(0), plan.owner(AGENT_ID))
     for seed in plan.seeds:
         sow(seed, plan.owner(seed.owner))
     _place_system(plan, parts)
@@ -154,19 +162,11 @@ def _workspaces(
 
 
 def _injected(plan: Plan) -> tuple[tuple[str, int], ...]:
-    trees = []
     os.mkdir("/tmp/files")  # noqa: S108
-    for number, one in enumerate(plan.files):
-        place = f"/tmp/files/{number}"  # noqa: S108
-        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(base64.b64decode(one.content))
-            os.fchown(fd, plan.owner(one.owner), plan.owner(one.owner))
-            os.fchmod(fd, one.mode & 0o777)
-        tree = clone_tree(os.open(place, os.O_PATH | os.O_CLOEXEC))
-        set_attributes(tree, RDONLY | NOSUID | NODEV)
-        trees.append((one.path, tree))
-    return tuple(trees)
+    return tuple(
+        (one.path, injected_file(plan.owner(one.owner), f"/tmp/files/{number}", one))  # noqa: S108
+        for number, one in enumerate(plan.files)
+    )
 
 
 def _enter(root: int) -> None:
@@ -186,15 +186,9 @@ def _place_system(plan: Plan, parts: _Parts) -> None:
     _place_devices(plan, parts)
     attach(parts.proc, make_folder(plan.owner(0), "/proc"))
     if plan.pids is not None:
-        _limit_process_numbers(plan.pids)
+        with contextlib.suppress(OSError):  # the session says so where it cannot be
+            limit_process_numbers(plan.pids)
     _hide_in_proc(plan, parts.devices["null"])
-
-
-def _make_home(plan: Plan) -> None:
-    make_folder(plan.owner(0), "/home")
-    if not os.path.isdir("/home/agent"):
-        os.mkdir("/home/agent", 0o700)
-        os.chown("/home/agent", plan.owner(AGENT_ID), plan.owner(AGENT_ID), follow_symlinks=False)
 
 
 def _place_devices(plan: Plan, parts: _Parts) -> None:
@@ -227,15 +221,6 @@ def _hide_in_proc(plan: Plan, null: int) -> None:
             attach_at(empty, f"/proc/{name}")
 
 
-def _limit_process_numbers(pids: int) -> None:
-    """Bound the processes of this namespace by its numbers (Linux 6.14); the session says so where it cannot.
-
-    The kernel keeps 300 numbers back for itself, so the bound is that much looser.
-    """
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/pid_max", "wb") as file:
-        file.write(b"%d" % (pids + 301))
-
-
 def _terminals(plan: Plan) -> int:
     options: dict[str, str | None] = {"ptmxmode": "0666", "mode": "0620"}
     if not plan.is_single:
@@ -244,9 +229,7 @@ def _terminals(plan: Plan) -> int:
 
 
 def _tmpfs(plan: Plan, size: int, mode: str) -> int:
-    owner = str(plan.owner(0))
-    options = {"size": str(size), "nr_inodes": str(max(size // 4096, 1024)), "mode": mode, "uid": owner, "gid": owner}
-    return new_filesystem("tmpfs", options, NOSUID | NODEV)
+    return empty_filesystem(plan.owner(0), size, mode)
 
 
 def _device(name: str) -> int:

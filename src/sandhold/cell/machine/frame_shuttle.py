@@ -7,13 +7,11 @@ What does not fit, or finds its other side full, is dropped as on any network.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
-import signal
 import socket
 from typing import TYPE_CHECKING, Final
 
-from sandhold.linux.syscalls import die_with_parent, forbid_dumping, no_new_privileges
+from sandhold.cell.machine.confinement import confine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +25,7 @@ def main(fds: Sequence[int]) -> None:
     """Run with the cable, QEMU's end, and a packet socket on which the session says who it is: `parent user`."""
     cable, machine, link = (socket.socket(fileno=fd) for fd in fds)
     parent, user = map(int, link.recv(64).split())
-    if user:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    no_new_privileges()
-    forbid_dumping()
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() == parent:
+    if confine(user or None, parent):
         carry(cable, machine)
 
 

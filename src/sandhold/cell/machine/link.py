@@ -20,12 +20,12 @@ import contextlib
 import json
 import os
 import select
-import signal
 import socket
 import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from sandhold.cell.machine.confinement import confine
 from sandhold.cell.machine.frames import (
     FROM_GUEST,
     PLAN_BYTES_MAX,
@@ -38,7 +38,6 @@ from sandhold.cell.machine.frames import (
 )
 from sandhold.cell.machine.streams import BrokenRulesError, Streams
 from sandhold.cell.spec import EXTRAS_MAX
-from sandhold.linux.syscalls import die_with_parent, forbid_dumping, no_new_privileges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,15 +63,7 @@ def main(fds: Sequence[int]) -> None:
     channel, port, console = (socket.socket(fileno=fd) for fd in fds[:3])
     plan, words = fds[3:]
     begin = json.loads(channel.recv(MESSAGE_BYTES_MAX))
-    user = begin["user"]
-    if user is not None:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    no_new_privileges()
-    forbid_dumping()
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() != begin["parent"]:
+    if not confine(begin["user"], begin["parent"]):
         return
     with open(plan, "rb") as file:
         data = file.read(PLAN_BYTES_MAX)

@@ -133,7 +133,7 @@ def do_leave(cell: NamespacesCell | MicrovmCell, argv: list[str]) -> dict[str, A
 def do_captured(cell: NamespacesCell | MicrovmCell) -> list[list[Any]]:
     """Take every connection that waits: which listener has it, and where it was really headed."""
     found: list[list[Any]] = []
-    for kind, listeners in (("tcp", cell.tcp), ("dns", cell.dns_tcp)):
+    for kind, listeners in (("tcp", cell.sockets.tcp), ("dns", cell.sockets.dns_tcp)):
         for listener in listeners:
             while select.select([listener], [], [], 0)[0]:
                 connection, _ = listener.accept()
@@ -150,10 +150,10 @@ def do_owners(cell: NamespacesCell | MicrovmCell, argv: list[str], user: str = "
     os.close(null)
     found: list[list[Any]] = []
     while True:
-        ready, _, _ = select.select([cell.fileno(), *(one.fileno() for one in cell.tcp)], [], [], WAIT_S)
+        ready, _, _ = select.select([cell.fileno(), *(one.fileno() for one in cell.sockets.tcp)], [], [], WAIT_S)
         if not ready or cell.owners is None:
             return {"status": None, "found": found}
-        for listener in cell.tcp:
+        for listener in cell.sockets.tcp:
             if listener.fileno() in ready:
                 connection, _ = listener.accept()
                 with connection:
@@ -172,10 +172,10 @@ def do_answer(cell: NamespacesCell | MicrovmCell, argv: list[str]) -> dict[str, 
     os.close(null)
     asked: list[str] = []
     while True:
-        ready, _, _ = select.select([cell.fileno(), *(one.fileno() for one in cell.dns_udp)], [], [], WAIT_S)
+        ready, _, _ = select.select([cell.fileno(), *(one.fileno() for one in cell.sockets.dns_udp)], [], [], WAIT_S)
         if not ready:
             return {"status": None, "asked": asked}
-        for resolver in cell.dns_udp:
+        for resolver in cell.sockets.dns_udp:
             if resolver.fileno() in ready:
                 data, sender = resolver.recvfrom(512)
                 asked.append(data.decode())

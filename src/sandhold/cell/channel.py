@@ -15,7 +15,17 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from sandhold.cell.spec import EXTRAS_MAX, ROOT_USER, CellDied, CellEvent, CommandId, Exited, Started, TerminalReady
+from sandhold.cell.spec import (
+    AGENT_USER,
+    EXTRAS_MAX,
+    ROOT_USER,
+    CellDied,
+    CellEvent,
+    CommandId,
+    Exited,
+    Started,
+    TerminalReady,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,9 +66,11 @@ class Channel:
         """Ask for a command. `extras` are descriptors that it finds as 3 and on; they stay the caller's.
 
         Raises:
-            ValueError: when the command is larger than what can be sent.
+            ValueError: when no such command can be started: an unknown user, a zero byte, too large.
             OSError: when the cell is gone, or too many commands run.
         """
+        if command.user not in (AGENT_USER, ROOT_USER):
+            raise ValueError(f"no user `{command.user}` inside; there are `{AGENT_USER}` and `{ROOT_USER}`")
         if len(self._running) >= COMMANDS_MAX:
             raise OSError(f"{COMMANDS_MAX} commands are running in this sandbox already")
         assert not extras or (streams is not None and len(extras) <= EXTRAS_MAX), "extras stand beside three streams"

@@ -29,7 +29,7 @@ from sandhold.cell.channel import Channel
 from sandhold.cell.identity import IDS, Identity, identity_for
 from sandhold.cell.network import Network, dropped, open_network
 from sandhold.cell.plan import Folder, Plan, PlannedFile, PlannedMount, PlannedSeed, to_bytes
-from sandhold.cell.spec import AGENT_UID, AGENT_USER, ROOT_USER, CellDied, TemplateKind
+from sandhold.cell.spec import AGENT_UID, CellDied, TemplateKind
 from sandhold.linux.limits import open_control_group
 from sandhold.linux.process import Spawn, spawn_module
 from sandhold.linux.syscalls import orphans_adopted
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from sandhold.cell.spec import CellEvent, CellSpec, Command, CommandId, DroppedCount
+    from sandhold.cell.spec import CellEvent, CellSockets, CellSpec, Command, CommandId, DroppedCount
     from sandhold.linux.limits import ControlGroup
     from sandhold.linux.process import Child
     from sandhold.linux.sock_diag import SocketOwners
@@ -81,24 +81,9 @@ class NamespacesCell:
         self.notes: tuple[str, ...] = ()
 
     @property
-    def tcp(self) -> tuple[socket.socket, ...]:
-        """Listening sockets, IPv4 and IPv6."""
-        return self._network.tcp
-
-    @property
-    def dns_udp(self) -> tuple[socket.socket, ...]:
-        """Bound sockets for queries over UDP, IPv4 and IPv6."""
-        return self._network.dns_udp
-
-    @property
-    def dns_tcp(self) -> tuple[socket.socket, ...]:
-        """Listening sockets for queries over TCP, IPv4 and IPv6."""
-        return self._network.dns_tcp
-
-    @property
-    def asker(self) -> socket.socket:
-        """A datagram socket inside, connected to nothing, for asking whether egress answers."""
-        return self._network.asker
+    def sockets(self) -> CellSockets:
+        """What its network leads to."""
+        return self._network.sockets
 
     @property
     def owners(self) -> SocketOwners | None:
@@ -127,8 +112,6 @@ class NamespacesCell:
             ValueError: when no such command can be started: an unknown user, a zero byte, too large.
             OSError: when the cell is gone.
         """
-        if command.user not in (AGENT_USER, ROOT_USER):
-            raise ValueError(f"no user `{command.user}` inside; there are `{AGENT_USER}` and `{ROOT_USER}`")
         return self._channel.start(command, streams, extras)
 
     def events(self) -> list[CellEvent]:

@@ -24,7 +24,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from sandhold.cell.network_trial import LOOPBACK, TrialSockets, try_network
-from sandhold.cell.spec import DroppedCount
+from sandhold.cell.spec import CellSockets, DroppedCount
 from sandhold.linux.process import Namespaces, Spawn, run_checked, spawn_module
 from sandhold.linux.sock_diag import SocketOwners
 from sandhold.linux.tap import TAP
@@ -47,22 +47,17 @@ _PROTOCOLS: Final = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 58: 
 class Network:
     """The sockets of a cell's network and the namespaces it lives in. `close()` is its end once the cell is gone.
 
-    `asker` is a datagram socket inside, for asking whether egress answers. `owners` tells whose a connection is, where
-    that can be told.
+    `owners` tells whose a connection is, where that can be told.
     """
 
-    tcp: tuple[socket.socket, ...]
-    dns_udp: tuple[socket.socket, ...]
-    dns_tcp: tuple[socket.socket, ...]
-    asker: socket.socket
+    sockets: CellSockets
     namespaces: Namespaces
     tap: int | None = None
     owners: SocketOwners | None = None
 
     def close(self) -> None:
         """Close every socket and let go of the namespaces."""
-        for one in (*self.tcp, *self.dns_udp, *self.dns_tcp, self.asker):
-            one.close()
+        self.sockets.close()
         if self.owners is not None:
             self.owners.link.close()
         for fd in (self.namespaces.network, self.namespaces.user, self.tap):
@@ -124,14 +119,12 @@ def _receive(link: socket.socket, pid: int, identity: Identity, *, has_tap: bool
         user = None
     trial = [socket.socket(fileno=fd) for fd in fds[8:13]]
     tap = fds[13] if has_tap else None
-    tcp, dns_udp, dns_tcp = tuple(sockets[0:2]), tuple(sockets[2:4]), tuple(sockets[4:6])
+    led_to = CellSockets(tuple(sockets[0:2]), tuple(sockets[2:4]), tuple(sockets[4:6]), trial[2].dup())
     owners = [SocketOwners(socket.socket(fileno=fd), identity.inner.users) for fd in fds[_DESCRIPTORS + has_tap :]]
-    network = Network(
-        tcp, dns_udp, dns_tcp, trial[2].dup(), Namespaces(fds[6], user), tap, owners[0] if owners else None
-    )
+    network = Network(led_to, Namespaces(fds[6], user), tap, owners[0] if owners else None)
     with contextlib.closing(TrialSockets(tuple(trial[0:2]), tuple(trial[2:4]), trial[4])) as made:
         try:
-            try_network(made, tcp, dns_udp, _interfaces(tap))
+            try_network(made, led_to.tcp, led_to.dns_udp, _interfaces(tap))
         except BaseException:
             network.close()
             raise

@@ -171,24 +171,32 @@ class DroppedCount:
     packets: int
 
 
+@dataclass(frozen=True, slots=True)
+class CellSockets:
+    """The sockets in a cell's network that everything in it leads to, each for IPv4 and IPv6.
+
+    `tcp` listens for every TCP connection, explicit proxy requests too; `dns_udp` is bound for every DNS query over
+    UDP, `dns_tcp` listens for those over TCP. `asker` is a datagram socket, connected to nothing, for asking whether
+    egress answers.
+    """
+
+    tcp: tuple[socket.socket, ...]
+    dns_udp: tuple[socket.socket, ...]
+    dns_tcp: tuple[socket.socket, ...]
+    asker: socket.socket
+
+    def close(self) -> None:
+        """Close all of them."""
+        for one in (*self.tcp, *self.dns_udp, *self.dns_tcp, self.asker):
+            one.close()
+
+
 class Cell(Protocol):
     """The live boundary round an agent. Leaving the context is `kill()`."""
 
     @property
-    def tcp(self) -> tuple[socket.socket, ...]:
-        """Listening sockets that get every TCP connection, IPv4 and IPv6, explicit proxy requests too."""
-
-    @property
-    def dns_udp(self) -> tuple[socket.socket, ...]:
-        """Bound sockets that get every DNS query over UDP."""
-
-    @property
-    def dns_tcp(self) -> tuple[socket.socket, ...]:
-        """Listening sockets that get every DNS query over TCP."""
-
-    @property
-    def asker(self) -> socket.socket:
-        """A datagram socket inside, connected to nothing, for asking whether egress answers."""
+    def sockets(self) -> CellSockets:
+        """What its network leads to, which closes with it."""
 
     @property
     def mounts(self) -> tuple[int, ...]:

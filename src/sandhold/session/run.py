@@ -93,7 +93,7 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         drops = DropCounter(cell, trail, print_log)
         switches = Switches(trail, lambda after: _mark(folder, session, after), print_log)
         generation = egress.wait_ready()
-        ask_egress(cell.asker)
+        ask_egress(cell.sockets.asker)
         _furnish(cell, sandbox, agent)
         listener = stack.enter_context(control.Listener(folder))
         serving = Serving(
@@ -126,7 +126,7 @@ def _end(serving: Serving, trail: Path) -> list[Event]:
     """Cut the network, then end every process inside; returns what neither egress nor the cell has put on record."""
     is_complete = serving.egress.stop()
     serving.count_dropped()
-    listeners = kept_listeners(serving.cell.tcp)
+    listeners = kept_listeners(serving.cell.sockets.tcp)
     serving.cell.kill()
     missing = unaccepted(listeners, serving.generation)
     return missing if is_complete else [*missing, *ends_of_lost(trail, serving.session)]

@@ -121,14 +121,15 @@ REFUSED = {
     "a variable without a name": Command(("a",), (("", "x"),), "/"),
     "a name with an equals sign": Command(("a",), (("A=B", "x"),), "/"),
     "more than the kernel takes": Command(("a", "x" * (9 << 20)), (), "/"),
+    "a user who is not there": Command(("a",), (), "/", "nobody"),
 }
 
 
 @pytest.mark.parametrize("command", REFUSED.values(), ids=REFUSED.keys())
 def test_a_command_that_cannot_be_is_refused_here(ends: tuple[Channel, socket.socket], command: Command) -> None:
-    """A command that no kernel would start is never sent."""
+    """A command that cannot be started is never sent."""
     channel, process = ends
-    with pytest.raises(ValueError, match=r"command|variable"):
+    with pytest.raises(ValueError, match=r"command|variable|no user `nobody`"):
         channel.start(command, None)
     process.settimeout(0)
     with pytest.raises(BlockingIOError):

@@ -38,13 +38,7 @@ from sandhold.cell.machine.parts import helper_user, open_parts, plug_cable, spa
 from sandhold.cell.machine.plan import GuestMount
 from sandhold.cell.machine.qemu import Beginning, RefusedError, command_line, host_clock
 from sandhold.cell.namespaces import open_cell
-from sandhold.cell.spec import (
-    AGENT_USER,
-    ROOT_USER,
-    CellDied,
-    Command,
-    TemplateKind,
-)
+from sandhold.cell.spec import CellDied, TemplateKind
 from sandhold.linux.process import spawn_module
 
 if TYPE_CHECKING:
@@ -54,7 +48,7 @@ if TYPE_CHECKING:
     from sandhold.cell.machine.qemu import Shape
     from sandhold.cell.machine.snapshots import Snapshot
     from sandhold.cell.namespaces import NamespacesCell
-    from sandhold.cell.spec import CellEvent, CellSpec, CommandId, DroppedCount
+    from sandhold.cell.spec import CellEvent, CellSockets, CellSpec, Command, CommandId, DroppedCount
     from sandhold.linux.process import Child, Spawn
 
 BOOT_S_MAX: Final = 240.0  # four seconds emulated; a machine that is busy with twenty others gets patience
@@ -82,19 +76,9 @@ class MicrovmCell:
         self.notes: tuple[str, ...] = ()
 
     @property
-    def tcp(self) -> tuple[socket.socket, ...]:
-        """Listening sockets, IPv4 and IPv6."""
-        return self._outer.tcp
-
-    @property
-    def dns_udp(self) -> tuple[socket.socket, ...]:
-        """Bound sockets for queries over UDP, IPv4 and IPv6."""
-        return self._outer.dns_udp
-
-    @property
-    def asker(self) -> socket.socket:
-        """A datagram socket inside, connected to nothing, for asking whether egress answers."""
-        return self._outer.asker
+    def sockets(self) -> CellSockets:
+        """What its network leads to."""
+        return self._outer.sockets
 
     @property
     def mounts(self) -> tuple[int, ...]:
@@ -105,11 +89,6 @@ class MicrovmCell:
     def owners(self) -> None:
         """Tells nothing: a machine's users are its own kernel's."""
         return
-
-    @property
-    def dns_tcp(self) -> tuple[socket.socket, ...]:
-        """Listening sockets for queries over TCP, IPv4 and IPv6."""
-        return self._outer.dns_tcp
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `events()` has news."""
@@ -122,8 +101,6 @@ class MicrovmCell:
             ValueError: when no such command can be started: an unknown user, a zero byte, too large.
             OSError: when the cell is gone.
         """
-        if command.user not in (AGENT_USER, ROOT_USER):
-            raise ValueError(f"no user `{command.user}` inside; there are `{AGENT_USER}` and `{ROOT_USER}`")
         return self._channel.start(command, streams)
 
     def events(self) -> list[CellEvent]:

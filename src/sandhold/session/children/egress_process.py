@@ -83,7 +83,8 @@ class EgressProcess:
         Raises:
             OSError: when it is gone.
         """
-        fds = [one.fileno() for one in (*cell.tcp, *cell.dns_udp, *cell.dns_tcp)]
+        sockets = cell.sockets
+        fds = [one.fileno() for one in (*sockets.tcp, *sockets.dns_udp, *sockets.dns_tcp)]
         assert len(fds) == SOCKETS
         users: list[tuple[int, int, int]] = []
         if cell.owners is not None:

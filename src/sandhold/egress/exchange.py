@@ -160,6 +160,7 @@ async def _reach(
 
 async def _next_head(gateway: Gateway, flow: Flow, named: Destination | None) -> RequestHead | None:
     """Read the head of the next request; None when there is none, and what there is instead was refused."""
+    flow.downstream.expect_answer()
     opening = await read_first_bytes(gateway.reactor, flow.downstream, _NEXT_HEAD)
     match opening:
         case HttpOpening(head, consumed) | ConnectOpening(head, consumed):

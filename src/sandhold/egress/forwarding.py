@@ -131,6 +131,7 @@ def _start_sending(gateway: Gateway, flow: Flow, turn: Turn, upstream: Stream, u
         sent = upstream.write_now(first)
     except OSError:
         return None
+    upstream.expect_answer()
     if sent == len(first) and isinstance(framing, NoBody):
         upload.is_done = True
         return None

@@ -76,6 +76,14 @@ def decide_any_port(index: PolicyIndex, host: Host, now: float) -> Decision:
 
     The lowest allowed port is 1, or the first of an allow rule's range, or the one behind a deny rule's.
     """
+    decision = index.recall(host, now)
+    if decision is None:
+        decision = _decide_any_port(index, host, now)
+        index.remember(host, now, decision)
+    return decision
+
+
+def _decide_any_port(index: PolicyIndex, host: Host, now: float) -> Decision:
     if isinstance(host, IPv4Address | IPv6Address):
         host = canonical_address(host)
     edges = {1}

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sandhold.model.destination import MalformedError, parse_host
 from sandhold.model.event import EventId
@@ -118,6 +118,10 @@ class Wanted:
             and (self.has_lookups or not row.is_lookup)
         )
 
+    def names(self, record: Record) -> bool:
+        """Whether the row of a record would be for the host that is asked for, which is told before there is a row."""
+        return self.host is None or fnmatchcase(_host(record), self.host)
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -150,7 +154,7 @@ def newest_rows(backwards: Iterable[Record], wanted: Wanted, limit: int | None =
         if limit is not None and len(rows) >= limit:
             break
         if record.kind in ("established", "closed"):
-            outcomes[record.event] = outcomes.get(record.event, _Outcome()).preceded_by(record)
+            outcomes[record.event] = _with(outcomes.get(record.event), record)
             continue
         if record.connection is not None:
             with_requests.add(record.connection)
@@ -164,7 +168,7 @@ def newest_rows(backwards: Iterable[Record], wanted: Wanted, limit: int | None =
             outcomes.pop(record.event, None)
             continue
         outcome = outcomes.pop(record.event, None)
-        row = _row(record, outcome)
+        row = _row(record, outcome) if wanted.names(record) else None
         if row is not None and row in wanted:
             rows.append(row)
         if _waits(record) and outcome is None:
@@ -190,8 +194,7 @@ class LiveRows:
             return ()
         if record.kind in ("established", "closed"):
             decided = self._pending.pop(record.event, None)
-            outcome = _Outcome().preceded_by(record)
-            return () if decided is None else self._shown(_row(decided, outcome))
+            return () if decided is None else self._shown(_row(decided, _with(None, record)))
         if _decides(record):
             self._pending.pop(record.event, None)
         return self._shown(_row(record, None))
@@ -223,15 +226,15 @@ def unclosed(backwards: Iterable[Record], session: str) -> tuple[EventId, ...]:
     return tuple(reversed(open_events))
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    established: Record | None = None
-    closed: Record | None = None
+class _Outcome(NamedTuple):
+    established: Record | None
+    closed: Record | None
 
-    def preceded_by(self, record: Record) -> _Outcome:
-        if record.kind == "closed":
-            return _Outcome(self.established, record)
-        return _Outcome(record, self.closed)
+
+def _with(outcome: _Outcome | None, record: Record) -> _Outcome:
+    """Return what is known of an outcome with one record more."""
+    established, closed = outcome or (None, None)
+    return _Outcome(established, record) if record.kind == "closed" else _Outcome(record, closed)
 
 
 def _decides(record: Record) -> bool:

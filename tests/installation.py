@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COMMAND_TIMEOUT_S = 300.0  # a template is built in the first one that needs it
 BUILD_TIMEOUT_S = 2400.0  # of one that surely builds, on a busy machine: what the product gives a build, and more
 EXPECT_TIMEOUT_S = 60.0
+USERS_TIMEOUT_S = 180.0  # other test runs of this machine make users, too
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
@@ -117,6 +118,17 @@ class Installation:
     def log(self, name: str, *flags: str) -> list[tuple[str, ...]]:
         """The rows of `sbx policy log NAME`, split at blanks."""
         return [tuple(line.split()) for line in self.ok("policy", "log", name, "--no-follow", *flags).splitlines()]
+
+
+def change_users(*argv: str) -> None:
+    """Run `useradd`, `usermod` or `userdel`, which give up after a while when another of them is at work."""
+    deadline = time.monotonic() + USERS_TIMEOUT_S
+    while True:
+        done = subprocess.run(argv, check=False, capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        assert "lock" in done.stderr, f"{argv}: {done.stderr}"
+        assert time.monotonic() < deadline, f"{argv}: {done.stderr}"
 
 
 class Terminal:

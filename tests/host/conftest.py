@@ -18,7 +18,7 @@ import pytest
 import sandhold
 from sandhold.cell.boot.boot_files import boot_files
 from sandhold.cell.images.templates import find_template
-from tests.installation import Installation
+from tests.installation import Installation, change_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,7 +194,7 @@ def _ordinary(library: Path, kind: str) -> Iterator[Person]:
         shutil.rmtree(home, ignore_errors=True)
         return
     name = f"sbx{secrets.token_hex(4)}"
-    _tool("useradd", "--create-home", "--user-group", name)
+    change_users("useradd", "--create-home", "--user-group", name)
     try:
         home = Path(f"~{name}").expanduser()
         _subordinate_ids(name, wanted=kind == "ordinary")
@@ -203,7 +203,7 @@ def _ordinary(library: Path, kind: str) -> Iterator[Person]:
         prefix = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "env"]
         yield Person(kind, prefix, uid, home, _python_for(prefix), library)
     finally:
-        _tool("userdel", "--remove", name)
+        change_users("userdel", "--remove", name)
 
 
 def _subordinate_ids(name: str, *, wanted: bool) -> None:
@@ -211,9 +211,9 @@ def _subordinate_ids(name: str, *, wanted: bool) -> None:
         lines = [line.split(":") for line in Path(file).read_text().splitlines()]
         mine = [(int(first), int(count)) for user, first, count in lines if user == name]
         if wanted and not mine:
-            _tool("usermod", f"--add-{option}", f"{NEEDED_RANGE}-{NEEDED_RANGE + 65535}", name)
+            change_users("usermod", f"--add-{option}", f"{NEEDED_RANGE}-{NEEDED_RANGE + 65535}", name)
         for first, count in mine if not wanted else ():
-            _tool("usermod", f"--del-{option}", f"{first}-{first + count - 1}", name)
+            change_users("usermod", f"--del-{option}", f"{first}-{first + count - 1}", name)
 
 
 def _python_for(prefix: list[str]) -> str:
@@ -228,8 +228,3 @@ def _python_for(prefix: list[str]) -> str:
         except OSError:
             continue
     pytest.skip("an ordinary user can run no Python 3.11 on this machine")
-
-
-def _tool(*argv: str) -> None:
-    done = subprocess.run(argv, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{argv}: {done.stderr}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sandhold.session.log import LOG_BYTES_MAX, LOG_NAME
 from tests.installation import wait_until
 
 if TYPE_CHECKING:
@@ -159,6 +160,18 @@ def test_what_the_host_replaces_is_covered_again(sbx: Installation, repository: 
         assert "busy" in inside(sbx, "echo evil > new; LC_ALL=C mv -f new .git/config")
     assert "evil" not in (repository / ".git" / "config").read_text()
     assert "somebody 2" in inside(sbx, "git config user.name")
+
+
+def test_a_full_log_is_put_aside_while_a_session_runs(sbx: Installation, repository: Path) -> None:
+    """A session does not wait for its end to begin its log anew, and says in the new one what it has to say."""
+    sbx.ok("run", "-d", "lab")
+    log = sbx.state / "sandboxes" / "lab" / LOG_NAME
+    with log.open("ab") as file:
+        file.write(b"x" * LOG_BYTES_MAX)
+    git(repository, "config", "user.name", "somebody")
+    wait_until(lambda: log.stat().st_size < LOG_BYTES_MAX and covered(sbx), "it speaks in a log of its own")
+    assert LOG_BYTES_MAX <= log.with_suffix(".log.1").stat().st_size < LOG_BYTES_MAX * 2
+    sbx.ok("stop", "lab")
 
 
 def test_hooks_and_repositories_that_the_host_replaces(sbx: Installation, repository: Path) -> None:

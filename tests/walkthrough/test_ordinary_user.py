@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.installation import BUILD_TIMEOUT_S, Installation, wait_until
+from tests.installation import BUILD_TIMEOUT_S, Installation, change_users, wait_until
 from tests.isolation import microvm_lacks
 from tests.load import processes
 from tests.walkthrough.story import tell
@@ -32,7 +32,7 @@ def ordinary() -> Iterator[Installation]:
     if os.geteuid() != 0:
         pytest.skip("the other tests of this folder run as an ordinary user already")
     name = f"sbx{secrets.token_hex(4)}"
-    _run("useradd", "--create-home", "--user-group", name)
+    change_users("useradd", "--create-home", "--user-group", name)
     home = Path(f"~{name}").expanduser()
     uid = home.stat().st_uid
     prefix = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
@@ -43,7 +43,7 @@ def ordinary() -> Iterator[Installation]:
         sbx = Installation(home, home / "data", (str(home / "venv" / "bin" / "sbx"),), prefix)
         for sandbox in sbx("ls", "-q").out.split():
             sbx("rm", "-f", sandbox)
-        _run("userdel", "--remove", name)
+        change_users("userdel", "--remove", name)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ FILL = """
 import sys
 from pathlib import Path
 from sandhold.model.event import Recovered
-from sandhold.session.policies import CLOCK
+from sandhold.session.circumstances import CLOCK
 from sandhold.store.audit import Trail
 from sandhold.store.event_ids import new_event_id
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 from sandhold.cli import output
 from sandhold.errors import SbxError
 from sandhold.session.anchoring import anchor_outside, record_failure, shown_target
+from sandhold.session.circumstances import CLOCK
 from sandhold.session.ends import find_end
-from sandhold.session.policies import CLOCK, HOST_SESSION
+from sandhold.session.policies import HOST_SESSION
 from sandhold.store.audit import Trail
 from sandhold.store.heads import head_text
 from sandhold.store.records import head as trail_head

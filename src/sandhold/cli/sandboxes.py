@@ -85,7 +85,7 @@ def stop(names: tuple[str, ...], anchor: str | None) -> int:
     back (`sbx policy log --verify --anchor FILE`).
     """
     from sandhold.cli.ending import keep_end, say_end  # noqa: PLC0415 - `ls` lives in this module and stays quick
-    from sandhold.session import anchoring, policies, starting  # noqa: PLC0415
+    from sandhold.session import anchoring, circumstances, starting  # noqa: PLC0415
 
     paths = Paths.from_environment(os.environ)
     with closing(read_only(paths.database)) as database:
@@ -93,7 +93,7 @@ def stop(names: tuple[str, ...], anchor: str | None) -> int:
     target = None if anchor is None else anchoring.parse_anchor(anchor, mounts)
     is_kept = True
     for name in names:
-        before = starting.stop(paths, name, policies.actor())
+        before = starting.stop(paths, name, circumstances.actor())
         words = {
             Status.RUNNING: f"stopped `{name}`",
             Status.STOPPED: f"`{name}` was not running",
@@ -191,12 +191,12 @@ def logs(name: str) -> int:
 
 def _delete(paths: Paths, database: Database, name: str, *, is_forced: bool) -> None:
     from sandhold.cli import branching  # noqa: PLC0415 - `ls` lives here and stays quick
-    from sandhold.session import policies, removal, starting  # noqa: PLC0415
+    from sandhold.session import circumstances, removal, starting  # noqa: PLC0415
 
     status = presence.look(paths.sandbox(name)).status
     if status is Status.RUNNING and not is_forced:
         raise SbxError(f"`{name}` is running", hint=f"stop it first, or `sbx rm -f {name}`", status=EXIT_FAILED)
-    starting.stop(paths, name, policies.actor())
+    starting.stop(paths, name, circumstances.actor())
     branching.say_kept(removal.remove_sandbox(paths, database, name))
     output.say(f"deleted `{name}`")
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from sandhold.errors import EXIT_USAGE, SbxError
 from sandhold.linux.process import run
 from sandhold.model.event import AnchorFailed
-from sandhold.session.policies import CLOCK
+from sandhold.session.circumstances import CLOCK
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database
 from sandhold.store.event_ids import new_event_id

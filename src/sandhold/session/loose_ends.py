@@ -13,7 +13,7 @@ from sandhold.linux.netns import original_destination
 from sandhold.model.decision import Decision, Reason
 from sandhold.model.event import Connection, Dropped, GenerationSwitched, Via
 from sandhold.model.rule import Effect
-from sandhold.session.policies import CLOCK
+from sandhold.session.circumstances import CLOCK
 from sandhold.store.event_ids import new_event_id
 
 if TYPE_CHECKING:

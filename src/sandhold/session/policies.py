@@ -7,7 +7,6 @@ the next change says so first, with the event of that record.
 
 from __future__ import annotations
 
-import getpass
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -17,8 +16,9 @@ from sandhold.model.event import EventId, PolicyChanged
 from sandhold.model.rule import Generation
 from sandhold.model.sandbox import Status
 from sandhold.session import control, presence
+from sandhold.session.circumstances import CLOCK, actor
 from sandhold.store import sandboxes
-from sandhold.store.audit import Clock, Trail
+from sandhold.store.audit import Trail
 from sandhold.store.event_ids import new_event_id
 from sandhold.store.records import read_backwards
 from sandhold.store.rules import Editor
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 APPLY_TIMEOUT_S: Final = 65.0  # above what egress allows itself to read a policy, to cut, and to put the ends on disk
 HOST_SESSION: Final = "-"
 NEVER_MADE: Final = "never-made"
-CLOCK: Final = Clock(time.time, time.monotonic_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,6 @@ class Applied:
     generation: int | None
     cut: int
     problem: str | None
-
-
-def actor() -> str:
-    """Return the user's name on this host."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def editor(paths: Paths, database: Database, sandbox: str | None) -> Editor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sandhold.model.event import Closed, SessionStopped, Why
 from sandhold.session import presence
 from sandhold.session.anchoring import anchor_end
-from sandhold.session.policies import CLOCK
+from sandhold.session.circumstances import CLOCK
 from sandhold.session.presence import UNKNOWN_SESSION
 from sandhold.session.workspace.protection import changed_since, forget_baseline
 from sandhold.store.audit import Trail

@@ -34,11 +34,11 @@ from sandhold.session.anchoring import anchor_end
 from sandhold.session.children.authority import AuthorityCheck
 from sandhold.session.children.egress_process import EgressProcess
 from sandhold.session.children.egress_trial import ask_egress
+from sandhold.session.circumstances import CLOCK, actor
 from sandhold.session.ends import forget_word, leave_word
 from sandhold.session.furnish import inside
 from sandhold.session.furnish.furnishing import furnish
 from sandhold.session.loose_ends import DropCounter, Switches, kept_listeners, unaccepted
-from sandhold.session.policies import CLOCK, actor
 from sandhold.session.recovery import ends_of_lost, recover
 from sandhold.session.serving import Serving, serve
 from sandhold.session.workspace import branches

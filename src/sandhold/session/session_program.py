@@ -22,14 +22,23 @@ from sandhold.session.left_out import leave_out
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandhold.linux.spares import Spares
+    from sandhold.linux.process import Spawn
 
 DESCRIPTORS: Final = 8192  # CHANNELS_MAX connections with four each, and a cell's own; also what programs may open
 ENVIRONMENT_BYTES_MAX: Final = 1 << 20  # the variables of `starting.py`, each of at most 128 KiB (execve(2))
-CELL_HELPERS: Final = ("sandhold.cell.launch", "sandhold.cell.inside.network_inside")
-HOST_HELPERS: Final = ("sandhold.session.children.authority_program", "sandhold.session.children.egress_program")
-SHARED_WITH_CELL: Final = ("sandhold.cell.plan", "sandhold.linux.process")
-SHARED_ON_HOST: Final = ("sandhold.session.policies",)
+COPIES: Final = (
+    (("sandhold.cell.plan", "sandhold.linux.process"), ("sandhold.cell.launch",)),
+    (("sandhold.cell.inside.network_inside",), ("sandhold.cell.inside.network_inside",)),
+    (
+        ("sandhold.session.circumstances", "sandhold.store.sandboxes", "sandhold.agents.definitions"),
+        ("sandhold.session.children.authority_program", "sandhold.session.children.egress_program"),
+    ),
+)
+"""The copies by the modules they will be, in the order they are made in, each behind what this process and they share.
+
+What process 1 comes of is the first, with the least: a copy keeps in memory all that it was made with, from the moment
+that the others have written to their own.
+"""
 
 
 def main() -> None:
@@ -42,22 +51,16 @@ def main() -> None:
     from sandhold.linux.spares import Spares  # noqa: PLC0415  rule 2
 
     with Spares() as spares:
-        _make_copies(spares)
+        for shared, helpers in COPIES:
+            for module in shared:
+                importlib.import_module(module)
+            spares.make(helpers)
         with open(given["environment"], "rb") as file:  # noqa: PTH123  a descriptor
             os.environ.update(json.loads(file.read(ENVIRONMENT_BYTES_MAX)))
-        _run(spares, given)
+        _run(spares.spawn, given)
 
 
-def _make_copies(spares: Spares) -> None:
-    """Make those of the cell before more is imported: a copy keeps in memory all that it was made with, from the moment
-    that the others have written to their own."""
-    for shared, helpers in ((SHARED_WITH_CELL, CELL_HELPERS), (SHARED_ON_HOST, HOST_HELPERS)):
-        for module in shared:
-            importlib.import_module(module)
-        spares.make(helpers)
-
-
-def _run(spares: Spares, given: Mapping[str, str]) -> None:
+def _run(spawn: Spawn, given: Mapping[str, str]) -> None:
     from pathlib import Path  # noqa: PLC0415  rule 2
 
     from sandhold.paths import Paths  # noqa: PLC0415
@@ -76,7 +79,7 @@ def _run(spares: Spares, given: Mapping[str, str]) -> None:
             os.close(ready)
 
     try:
-        run_session(paths, given["name"], spares.spawn, lambda: say({"ready": True}))
+        run_session(paths, given["name"], spawn, lambda: say({"ready": True}))
     except AlreadyHeldError:
         say({"held": True})
     except SbxError as error:

@@ -16,8 +16,8 @@ from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox
 from sandhold.paths import Paths
 from sandhold.session import anchoring
 from sandhold.session.anchoring import anchor_end, anchor_outside, parse_anchor
+from sandhold.session.circumstances import CLOCK
 from sandhold.session.ends import find_end
-from sandhold.session.policies import CLOCK
 from sandhold.store import sandboxes
 from sandhold.store.audit import Trail
 from sandhold.store.database import open_database

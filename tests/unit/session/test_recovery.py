@@ -9,7 +9,7 @@ import pytest
 from sandhold.model.event import EventId, SessionStarted, SessionStopped
 from sandhold.model.rule import Generation
 from sandhold.paths import Paths
-from sandhold.session.policies import CLOCK
+from sandhold.session.circumstances import CLOCK
 from sandhold.session.presence import UNKNOWN_SESSION, Marker
 from sandhold.session.recovery import recover
 from sandhold.store.audit import Trail

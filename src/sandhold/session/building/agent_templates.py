@@ -25,7 +25,7 @@ from sandhold.cell.layout import LAYER_FOLDER, ROOT_UPPER
 from sandhold.cell.spec import ROOT_USER, TemplateKind
 from sandhold.errors import SbxError
 from sandhold.model.sandbox import Isolation, Sandbox, Status
-from sandhold.session import control, creation, policies, presence, starting
+from sandhold.session import circumstances, control, creation, presence, starting
 from sandhold.session.launching import START_TIMEOUT_S
 from sandhold.session.log import LOG_NAME
 from sandhold.session.removal import remove_sandbox
@@ -69,11 +69,11 @@ def build_agent_template(
         sandbox = _open_sandbox(paths, database, name)
         try:
             installed = _install(paths, name, script_for(agent.recipe, pull=pull), environ, show)
-            starting.stop(paths, name, policies.actor())
+            starting.stop(paths, name, circumstances.actor())
             show(f"template {agent.name}: keeping what was installed")
             _take_layer(paths.sandbox(name) / LAYER_FOLDER, place, sandbox.slot)
         finally:
-            starting.stop(paths, name, policies.actor())
+            starting.stop(paths, name, circumstances.actor())
             remove_sandbox(paths, database, name)
         _refuse_existing(paths, database, agent.name, replaces=replaces)
         description = Description(
@@ -143,7 +143,7 @@ def _open_sandbox(paths: Paths, database: Database, name: str) -> Sandbox:
     if left is not None:
         if left.mounts:
             raise SbxError(f"a sandbox of yours is called `{name}`, as this build would be", hint=f"`sbx rm {name}`")
-        starting.stop(paths, name, policies.actor())
+        starting.stop(paths, name, circumstances.actor())
         remove_sandbox(paths, database, name)
     sandbox = Sandbox(
         name=name,

@@ -21,9 +21,9 @@ from sandhold.linux.syscalls import die_with_parent
 from sandhold.linux.users import IdRange
 from sandhold.paths import Paths
 from sandhold.session.children.egress_process import MESSAGE_BYTES_MAX, SETUP_BYTES_MAX, SOCKETS
+from sandhold.session.circumstances import CLOCK
 from sandhold.session.furnish.agent_rules import brought_rules
 from sandhold.session.log import SessionLog
-from sandhold.session.policies import CLOCK
 from sandhold.store.audit import Trail
 from sandhold.store.policy_index import read_index
 

@@ -28,7 +28,7 @@ from sandhold.errors import SbxError
 from sandhold.model.rule import Effect
 from sandhold.model.sandbox import Status
 from sandhold.paths import Paths
-from sandhold.session import control, creation, policies, presence, starting
+from sandhold.session import circumstances, control, creation, policies, presence, starting
 from sandhold.session.children.egress_process import EGRESS_PROGRAM
 from sandhold.session.proof.canary import Canary
 from sandhold.session.proof.verdicts import Outcome, Verdict, put_on_record
@@ -162,7 +162,7 @@ def _send_on(channel: control.Channel, port: int) -> None:
 
 def _end(paths: Paths) -> None:
     with contextlib.suppress(SbxError):  # broken on purpose: whatever its trail or policy say now
-        starting.stop(paths, NAME, policies.actor())
+        starting.stop(paths, NAME, circumstances.actor())
 
 
 def _egress_of(session: int) -> int:

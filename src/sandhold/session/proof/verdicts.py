@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import SbxError
 from sandhold.model.event import Verified
-from sandhold.session.policies import CLOCK, HOST_SESSION
+from sandhold.session.circumstances import CLOCK
+from sandhold.session.policies import HOST_SESSION
 from sandhold.session.proof.attempts import Attempt, Trace
 from sandhold.store.audit import Trail
 from sandhold.store.event_ids import new_event_id

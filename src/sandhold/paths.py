@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 APPLICATION = "sandhold"
+CERTIFICATE_FILE = "certificate.pem"  # of the authority, in its folder
 SHIPPED = Path(__file__).parent  # data that comes with the program lies beside the modules that read it
 
 

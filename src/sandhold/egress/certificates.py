@@ -34,6 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from sandhold.egress.token_bucket import TokenBucket
 from sandhold.errors import EXIT_NOT_HELD, SbxError
 from sandhold.model.destination import HOST_SERVICE_NAMES, DomainName, HostService
+from sandhold.paths import CERTIFICATE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,6 @@ CLOCK_SKEW: Final = timedelta(days=1)  # a guest's clock may be behind ours
 COMMON_NAME_MAX: Final = 64  # RFC 5280 appendix A.1, ub-common-name
 
 KEY_FILE: Final = "key.pem"
-CERTIFICATE_FILE: Final = "certificate.pem"
 
 _PEM: Final = serialization.Encoding.PEM
 

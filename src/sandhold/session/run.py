@@ -2,8 +2,10 @@
 
 Things are opened in one order and closed in the reverse: lock, trail, cell (nothing runs in it yet), egress on its
 sockets (its process was started before the cell, so that both get ready at once), record of the start, control socket;
-then commands may start inside. However it ends, egress is cut first, then every process inside ends, then the end is on
-record. If the session is killed, the kernel closes the descriptors that egress and the cell live by.
+then commands may start inside. Whether the authority can be used is found out meanwhile, and known before that.
+
+However it ends, egress is cut first, then every process inside ends, then the end is on record. If the session is
+killed, the kernel closes the descriptors that egress and the cell live by.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from sandhold.session.circumstances import CLOCK, actor
 from sandhold.session.ends import forget_word, leave_word
 from sandhold.session.furnish import inside
 from sandhold.session.furnish.furnishing import furnish
+from sandhold.session.furnish.trust import written_certificate
 from sandhold.session.loose_ends import DropCounter, Switches, kept_listeners, unaccepted
 from sandhold.session.recovery import ends_of_lost, recover
 from sandhold.session.serving import Serving, serve
@@ -85,13 +88,15 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         wake = stack.enter_context(_stop_signals())
         _check_folders(sandbox)
         egress = stack.enter_context(EgressProcess.start(spawn, paths, name, session, os.environ))
-        spec, unguarded = _guarded(_cell_spec(paths, sandbox, authority.certificate()), sandbox, folder)
+        certificate = written_certificate(paths.authority) or authority.certificate()
+        spec, unguarded = _guarded(_cell_spec(paths, sandbox, certificate), sandbox, folder)
         guarding = stack.enter_context(Guarding(spec.guarded, print_log))
         cell = stack.enter_context(_open_cell(paths, sandbox, spec, spawn))
         stack.callback(egress.stop)
         egress.listen(cell)
         drops = DropCounter(cell, trail, print_log)
         switches = Switches(trail, lambda after: _mark(folder, session, after), print_log)
+        authority.confirm(certificate)
         generation = egress.wait_ready()
         ask_egress(cell.sockets.asker)
         _furnish(cell, sandbox, agent)
@@ -111,7 +116,6 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         )
         forget_word(folder)
         _record_start(folder, trail, presence.Marker(session, os.getpid(), generation, time.time()), sandbox)
-        authority.end()
         gc.collect()
         trim_heap()
         say_ready()

@@ -30,6 +30,7 @@ class AuthorityCheck:
         self._child = child
         self._link = link
         self._folder = folder
+        self._certificate: bytes | None = None
 
     @classmethod
     def start(cls, spawn: Spawn, folder: Path) -> Self:
@@ -42,6 +43,7 @@ class AuthorityCheck:
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             ours.settimeout(LOADING_TIMEOUT_S)
+            ours.send(json.dumps({"folder": str(folder)}).encode())
             with theirs:
                 child = spawn(AUTHORITY_PROGRAM, [theirs.fileno()])
             undo.pop_all()
@@ -55,19 +57,34 @@ class AuthorityCheck:
         self._child.kill()
         self._child.wait(LOADING_TIMEOUT_S)
 
-    def end(self) -> None:
-        """Wait for the process, which has ended when it has said the certificate."""
-        self._link.close()
-        self._child.wait(LOADING_TIMEOUT_S)
-
     def certificate(self) -> bytes:
-        """Return the authority's certificate as PEM.
+        """Wait until the authority is known to be usable, and return its certificate as PEM.
 
         Raises:
             SbxError: when what is there cannot be used, or there is none and none can be made.
         """
+        if self._certificate is None:
+            self._certificate = self._receive()
+        return self._certificate
+
+    def confirm(self, expected: bytes) -> None:
+        """Wait until the authority is known to be usable, with the certificate that was read where it lies, and the
+        process that knows has ended.
+
+        Raises:
+            SbxError: as `certificate` does, and when it has another one by now.
+        """
+        if self.certificate() != expected:
+            raise SbxError(
+                f"the certificate authority in `{self._folder}` was replaced while a sandbox started",
+                hint="start it again",
+                status=EXIT_NOT_HELD,
+            )
+        self._link.close()
+        self._child.wait(LOADING_TIMEOUT_S)
+
+    def _receive(self) -> bytes:
         try:
-            self._link.send(json.dumps({"folder": str(self._folder)}).encode())
             said = json.loads(self._link.recv(MESSAGE_BYTES_MAX))
             if "certificate" in said:
                 return str(said["certificate"]).encode("ascii")

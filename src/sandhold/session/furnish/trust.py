@@ -28,17 +28,20 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.layout import AGENT_HOME
 from sandhold.cell.spec import InjectedFile, Seed, Seeding
+from sandhold.paths import CERTIFICATE_FILE
 from sandhold.session.furnish.certificate import elements, read_certificate
 from sandhold.session.furnish.nss_store import certificate_store, key_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 BUNDLE: Final = "/etc/ssl/sbx/bundle.crt"
 AUTHORITY: Final = "/etc/ssl/sbx/sbx-authority.crt"
 SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 JAVA_STORE: Final = "/etc/ssl/certs/java/cacerts"
 JAVA_PASSWORD: Final = "changeit"  # noqa: S105  # Java's own documented default; the store holds nothing secret
+CERTIFICATE_BYTES_MAX: Final = 64 * 1024  # of the authority's; ours has less than 1 KB
 ADDED_MAX: Final = 32  # companies have a handful of roots; a template with another distribution's bundle lacks dozens
 
 FIREFOX_POLICIES: Final = "/etc/firefox/policies/policies.json"
@@ -170,6 +173,20 @@ def _pem(der: bytes) -> bytes:
     text = base64.b64encode(der)
     lines = [text[start : start + 64] for start in range(0, len(text), 64)]
     return b"\n".join([b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b""])
+
+
+def written_certificate(folder: Path) -> bytes | None:
+    """Return the certificate in an authority's folder, PEM as `egress/certificates.py` writes it.
+
+    None when there is none, or what is there needs the look of somebody who can say what is wrong with it.
+    """
+    try:
+        with (folder / CERTIFICATE_FILE).open("rb") as file:
+            pem = file.read(CERTIFICATE_BYTES_MAX)
+    except OSError:
+        return None
+    found = certificates(pem)
+    return pem if len(found) == 1 and pem == _pem(found[0]) and _is_readable(pem) else None
 
 
 def _link(path: str, target: str) -> Seed:

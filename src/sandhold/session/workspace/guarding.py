@@ -6,7 +6,7 @@ Rules:
    `LOOK_PAUSE_S`, however often it happens, because the agent can do that on purpose.
 2. A guard that is another file than before is covered again at once, by a process of its own (`guards_program`), one at
    a time, which has `WORK_S_MAX`. The session waits for nothing that it does: its order is whole before it starts, and
-   that it has ended is heard.
+   that it has ended is heard. What fails is tried again, `TRIES_MAX` times in a row.
 3. Only what was guarded when the session started is. What a program inside makes is not taken from it while it works: a
    `git clone` writes its configuration twice, and whoever makes a repository could put hooks into it before.
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LOOK_PAUSE_S: Final = 0.2  # a look is a system call or two for each guard: a fraction of a millisecond
 WORK_PAUSE_S: Final = 1.0  # between two of those
+TRIES_MAX: Final = 3  # what is in the way for a moment, as where descriptors are short, is gone by then
 WORK_S_MAX: Final = 30.0  # takes a tenth of a second, most of it an interpreter's start
 ENDING_S_MAX: Final = 0.5  # between the end of its link and its own: no time, but where the processor is busy
 MESSAGE_BYTES_MAX: Final = 4096
@@ -63,6 +64,7 @@ class Guarding:
         self._namespaces: tuple[int, ...] = ()
         self._log = log
         self._work: _Work | None = None
+        self._failures = 0
         self._looked_at = 0.0
         self._due_at: float | None = None
         self._ready = select.epoll()
@@ -143,6 +145,7 @@ class Guarding:
             child, link = self._spawn()
         except OSError as error:
             self._fail(str(error))
+            self._due_at = now + WORK_PAUSE_S
             return
         self._work = _Work(child, link, now + WORK_S_MAX)
         self._ready.register(link.fileno(), select.EPOLLIN)
@@ -185,11 +188,16 @@ class Guarding:
         work.is_heard = True
         if "failed" in said:
             self._fail(str(said["failed"]))
-        elif said.get("covered"):
+            return
+        self._failures = 0
+        if said.get("covered"):
             self._log(f"made {said['covered']} files and folders of the workspace read-only again that were replaced")
 
     def _fail(self, why: str) -> None:
         self._log(f"what was replaced in the workspace is not read-only inside: {why}")
+        self._failures += 1
+        if self._failures < TRIES_MAX:
+            self._seen = {}  # the next look takes every guard for another one
 
     def _end_work(self) -> None:
         if self._work is None:

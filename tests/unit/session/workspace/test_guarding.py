@@ -14,7 +14,7 @@ import pytest
 
 from sandhold.linux.process import spawn_module
 from sandhold.model.sandbox import Mount
-from sandhold.session.workspace.guarding import LOOK_PAUSE_S, Guarding
+from sandhold.session.workspace.guarding import LOOK_PAUSE_S, TRIES_MAX, Guarding
 from sandhold.session.workspace.protection import GUARDS_MAX
 
 if TYPE_CHECKING:
@@ -162,6 +162,22 @@ def test_it_ends_in_the_middle_of_work(guarding: Guarding, config: Path) -> None
     replace(config)
     guarding.act()
     assert guarding.due()
+
+
+def test_what_fails_is_tried_again(
+    guarding: Guarding, config: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guard that could not be put back is worked on again a few times, and then not before it is replaced anew."""
+    monkeypatch.setattr(f"{MODULE}.WORK_PAUSE_S", 0.1)
+    replace(config)
+    for _ in range(TRIES_MAX):
+        serve(guarding, PATIENCE_S, said)
+        assert "is not read-only inside" in said.pop()
+    serve(guarding, LOOK_PAUSE_S * 5, said)
+    assert said == []
+    replace(config)
+    serve(guarding, PATIENCE_S, said)
+    assert len(said) == 1
 
 
 def spawn_stopped(module: str, fds: Sequence[int]) -> Child:

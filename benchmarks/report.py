@@ -51,6 +51,7 @@ HEADINGS: Final[Mapping[str, str]] = {
     "p50_ms": "p50 ms",
     "p50_ms_new_host": "p50 ms, new host",
     "idle_mb": "idle MB (PSS)",
+    "alone_mb": "idle MB, alone",
     "per_1000_mb": "MB for 1,000 tunnels",
     "held_mb": "with all open MB (PSS)",
     "open_s": "all open after s",

@@ -1,7 +1,8 @@
 """What a session weighs: every process we run for a sandbox, idle, and with tunnels that are open and silent.
 
-Proportional set size, so that pages shared by our processes, or with those of other sandboxes, count once in all. What
-the user runs inside is not ours and is not counted. Peers are their proxy alone: they hold nothing else.
+Proportional set size, so that pages shared by our processes, or with those of other sandboxes, count once in all; idle
+also as if nothing else ran, because the benchmark's own interpreter shares pages with ours. What the user runs inside is
+not ours and is not counted. Peers are their proxy alone: they hold nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 import time
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.pages import alone_bytes
 from benchmarks.processes import NotMeasuredError, pss_bytes, tree
 from benchmarks.proxies import QUICK, Bench
 from benchmarks.rounds import rounds, take
@@ -53,13 +55,13 @@ def measure_many(world: World, figures: Figures, *, tunnels: int) -> None:
 
 def _weigh(world: World, subject: Subject, pids: Sequence[int], tunnels: int) -> Metrics:
     family = tree(pids)
-    idle = pss_bytes(family)
+    idle, alone = pss_bytes(family), alone_bytes(family)
     if not idle:
         raise NotMeasuredError("its memory cannot be read")
     with _held(world, subject, tunnels) as load:
         load.wait_ready()
         held = pss_bytes(family)
-    return {"idle_mb": idle / MB, "per_1000_mb": (held - idle) / MB / tunnels * 1000}
+    return {"idle_mb": idle / MB, "alone_mb": alone / MB, "per_1000_mb": (held - idle) / MB / tunnels * 1000}
 
 
 def _weigh_session(world: World, tunnels: int) -> Metrics:

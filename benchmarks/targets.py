@@ -39,6 +39,7 @@ TARGETS: Final = (
     _between("decision, 1,000,000 rules over 10", "decisions", "hit_us", ("1000000 rules", "10 rules"), 10),
     Target("decision, 1,000,000 rules", Figure("decisions", "1000000 rules", "hit_us"), 10, unit="µs"),
     Target("idle session, all our processes (PSS)", Figure("memory", _OURS, "idle_mb"), 40, unit="MB"),
+    Target("the same, as if nothing else ran", Figure("memory", _OURS, "alone_mb"), 40, unit="MB"),
     Target("and for 1,000 idle tunnels", Figure("memory", _OURS, "per_1000_mb"), 2, unit="MB"),
     *(
         _between(f"`sbx {how}`, over {peer}", "starts", "wall_ms", (f"sbx {how}", peer), at_most)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cli import outcomes, output
@@ -89,7 +88,5 @@ def reach(paths: Paths, sandbox: Sandbox, begun: Begun | None = None) -> startin
         from sandhold.cli.rootfs import say_outdated  # noqa: PLC0415  a running sandbox is reached without templates
 
         say_outdated(paths, sandbox.template)
-    if reached.was_started and sys.stderr.isatty():
-        for note in starting.notes(paths, sandbox.name):
-            output.hint(note)
+        outcomes.say_notes(str(paths.sandbox(sandbox.name)))
     return reached

@@ -1,10 +1,12 @@
-"""What is said when a command inside has ended, or was left: nothing when it ended as programs do."""
+"""What is said around a command inside: of a session that was started for it, and of its end, if there is something."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from sandhold.cli import output
+from sandhold.session import staying
 
 if TYPE_CHECKING:
     from sandhold.session.terminals.copies import Outcome
@@ -20,6 +22,13 @@ def say(outcome: Outcome, sandbox: str, folder: str, *, at_terminal: bool) -> No
     if outcome.has_left:
         output.say(f"\nleft `{sandbox}`, the command goes on")
         output.hint(f"come back to its agent with `sbx run {sandbox}`, end it with `sbx stop {sandbox}`")
+
+
+def say_notes(folder: str) -> None:
+    """Say to somebody at a terminal what this host cannot give to the sandbox with this folder, which was started."""
+    if sys.stderr.isatty():
+        for note in staying.notes(folder):
+            output.hint(note)
 
 
 def _why_cut_off(folder: str) -> str:

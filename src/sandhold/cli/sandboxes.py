@@ -148,7 +148,7 @@ def prune(context: click.Context, force: bool) -> int:  # noqa: FBT001 - click p
 @click.option("--json", "_as_json", is_flag=True, help="Print JSON, as it does without.")
 def inspect(name: str, *, _as_json: bool) -> int:
     """Show all facts of one sandbox as JSON."""
-    from sandhold.session import isolation, starting  # noqa: PLC0415 - `ls` lives in this module and stays quick
+    from sandhold.session import isolation, staying  # noqa: PLC0415 - `ls` lives in this module and stays quick
 
     paths = Paths.from_environment(os.environ)
     with closing(read_only(paths.database)) as database:
@@ -164,7 +164,7 @@ def inspect(name: str, *, _as_json: bool) -> int:
         "trail": str(paths.trail(name)),
         "anchor": sandbox.anchor,
         "protected": list(sandbox.protected),
-        "notes": starting.notes(paths, name) if facts["status"] == Status.RUNNING.value else [],
+        "notes": staying.notes(paths.sandbox(name)) if facts["status"] == Status.RUNNING.value else [],
     }
     output.show_json(facts)
     return 0

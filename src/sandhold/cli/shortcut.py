@@ -1,9 +1,8 @@
-"""`sbx exec` and `sbx run` of a sandbox that runs, in their plainest form: the same request, with a quarter of the
-imports.
+"""`sbx exec` and `sbx run` in their plainest form: the same request, with a quarter of the imports.
 
-Whatever is not plain (another option, a name or an agent that needs words, a session that has to be started, anything
-that went wrong before the session took the request) is left to `cli/executing.py` and `cli/running.py`, as if this had
-never been tried. What the session took is never asked for again.
+Whatever is not plain (another option, a name, an agent or a start that needs words, anything that went wrong before the
+session took the request) is left to `cli/executing.py` and `cli/running.py`, as if this had never been tried. What the
+session took is never asked for again.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from sandhold.cli import plain_words
-from sandhold.session import packets, remains
+from sandhold.session import packets
 from sandhold.store import database, glances
 
 if TYPE_CHECKING:
@@ -44,18 +43,18 @@ class Asked(NamedTuple):
     """What a session is asked for: the request (`control.Start`), for the sandbox of that name."""
 
     sandbox: str
+    glance: Glance
     request: bytes
     at_terminal: bool
     wants_input: bool
     is_agent: bool
-    isolation: str
 
 
 def take(words: Sequence[str], environ: Mapping[str, str]) -> int | Begun | None:
     """Run the command and return its exit status; None, with nothing done, when this is not the way for these words.
 
-    Where nothing but a running session is missing, one is begun and returned for the long way, which has to load the
-    rest meanwhile.
+    Where nothing but a running session is missing, one is begun. It is returned for the long way, which loads the rest
+    meanwhile, when there may be something to say or to make.
     """
     plain = plain_words.read(words)
     folders = folders_of(environ)
@@ -64,9 +63,18 @@ def take(words: Sequence[str], environ: Mapping[str, str]) -> int | Begun | None
     asked = asked_for(plain, folders, environ)
     if asked is None:
         return None
-    sock = packets.connect(folders.sandbox(asked.sandbox))
+    folder = folders.sandbox(asked.sandbox)
+    sock = packets.connect(folder)
     if sock is None:
-        return _begin(asked, folders, environ)
+        from sandhold.cli import early_starts, outcomes  # noqa: PLC0415  with what starts processes
+
+        begun = early_starts.begin(folder, asked.sandbox, asked.glance, environ)
+        if begun is None or not early_starts.is_plain(folders.data, asked.glance):
+            return begun
+        sock = early_starts.reached(begun, folder)
+        if sock is None:
+            return None
+        outcomes.say_notes(folder)
     with sock:
         return _run(sock, asked, folders, environ)
 
@@ -107,7 +115,7 @@ def asked_for(plain: Plain, folders: Folders, environ: Mapping[str, str]) -> Ask
         return None
     at_terminal = is_agent and os.isatty(0) and os.isatty(1)
     request = _request(plain, variables, environ, at_terminal=at_terminal)
-    return Asked(sandbox, request, at_terminal, plain.wants_input, is_agent, glance.isolation)
+    return Asked(sandbox, glance, request, at_terminal, plain.wants_input, is_agent)
 
 
 def _sandbox(looked_at: Database, plain: Plain) -> tuple[str, Glance] | None:
@@ -159,17 +167,6 @@ def _request(plain: Plain, variables: list[tuple[str, str]], environ: Mapping[st
         rows, columns = terminal_size()
         request |= {"environment": [*own, *variables], "rows": rows, "columns": columns}
     return json.dumps(request, separators=(",", ":")).encode("ascii")
-
-
-def _begin(asked: Asked, folders: Folders, environ: Mapping[str, str]) -> Begun | None:
-    """Begin the session of a sandbox; None when there is something to make, or to put in order, before."""
-    folder = folders.sandbox(asked.sandbox)
-    if asked.isolation != "namespaces" or not remains.is_in_order(folder):
-        return None
-    from sandhold.paths import Paths  # noqa: PLC0415  with all that starts processes
-    from sandhold.session.launching import begin  # noqa: PLC0415
-
-    return begin(Paths.from_environment(environ), asked.sandbox, environ)
 
 
 def _run(sock: socket.socket, asked: Asked, folders: Folders, environ: Mapping[str, str]) -> int | None:

@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell.boot.boot_files import find_boot_files
-from sandhold.cell.images.templates import HOST_TEMPLATE, find_template
+from sandhold.cell.images.template_files import HOST_TEMPLATE
+from sandhold.cell.images.templates import find_template
 from sandhold.cell.machine import acceleration
 from sandhold.cell.machine.qemu import MACHINE_PROGRAMS, PROCESSOR
 from sandhold.errors import EXIT_NOT_HELD, EXIT_USAGE, SbxError

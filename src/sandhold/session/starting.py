@@ -72,20 +72,6 @@ def reach(paths: Paths, name: str, environ: Mapping[str, str], begun: Begun | No
     )
 
 
-def notes(paths: Paths, name: str) -> tuple[str, ...]:
-    """Return what this host cannot give to a running sandbox, a sentence each; nothing when it does not answer."""
-    channel = control.connect(paths.sandbox(name))
-    if channel is None:
-        return ()
-    with channel:
-        try:
-            channel.send(control.Ask())
-            reply, _ = channel.receive_reply(control.SEND_TIMEOUT_S)
-        except control.ChannelError:
-            return ()
-    return reply.notes if isinstance(reply, control.State) else ()
-
-
 def stop(paths: Paths, name: str, actor: str) -> Status:
     """Stop a sandbox and return what it was: running, stopped or lost (then what was left is put in order).
 

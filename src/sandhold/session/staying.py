@@ -1,6 +1,6 @@
-"""Whether a session goes on without whoever asks.
+"""How a session is, asked of itself with no more modules than that takes.
 
-The session is asked (`control.Ask`, answered by `control.State`), with no more modules than that takes.
+The question is `control.Ask`, the answer `control.State`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,19 @@ def stays(folder: str | os.PathLike[str], meanwhile: Callable[[], object]) -> bo
 
     `meanwhile` is called once where that takes longer than a session that stays takes.
     """
+    return _state(folder, meanwhile).get("stays") is True
+
+
+def notes(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return what this host cannot give to a running sandbox, a sentence each; nothing when it does not answer."""
+    said = _state(folder, meanwhile=tuple).get("notes")
+    return tuple(map(str, said)) if isinstance(said, list) else ()
+
+
+def _state(folder: str | os.PathLike[str], meanwhile: Callable[[], object]) -> dict[str, object]:
     sock = packets.connect(folder)
     if sock is None:
-        return False
+        return {}
     with sock:
         try:
             packets.send(sock, b'{"type":"ask"}')
@@ -33,10 +43,10 @@ def stays(folder: str | os.PathLike[str], meanwhile: Callable[[], object]) -> bo
                 meanwhile()
             packet, descriptors = packets.receive(sock, packets.SEND_TIMEOUT_S)
         except packets.ChannelError:
-            return False  # it is ending and listens to nobody any more
+            return {}  # it is ending and listens to nobody any more
     packets.close_all(descriptors)
     try:
         said = json.loads(packet)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(said, dict) and said.get("type") == "state" and said.get("stays") is True
+        return {}
+    return said if isinstance(said, dict) and said.get("type") == "state" else {}

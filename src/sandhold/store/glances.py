@@ -18,6 +18,7 @@ class Glance(NamedTuple):
 
     agent: str
     isolation: str
+    template: str
     mounts: tuple[tuple[str, bool], ...]
     variables: tuple[str, ...]
     host_variables: tuple[str, ...]
@@ -25,14 +26,14 @@ class Glance(NamedTuple):
 
 def look(database: Database, sandbox: str) -> Glance | None:
     """Return what is stored of a sandbox; None when there is none, or it cannot be read."""
-    question = "SELECT agent, isolation, mounts, environment FROM sandboxes WHERE name = ?"
+    question = "SELECT agent, isolation, template, mounts, environment FROM sandboxes WHERE name = ?"
     try:
         row = database.execute(question, (sandbox,)).fetchone()
     except DatabaseError:
         return None
     if row is None:
         return None
-    agent, isolation, mounts, environment = row
+    agent, isolation, template, mounts, environment = row
     valued, named = kept_variables.read(environment)
     folders = tuple((path, is_read_only) for path, is_read_only in json.loads(mounts))
-    return Glance(agent, isolation, folders, tuple(name for name, _ in valued), named)
+    return Glance(agent, isolation, template, folders, tuple(name for name, _ in valued), named)

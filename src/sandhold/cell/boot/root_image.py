@@ -13,7 +13,7 @@ import shutil
 from typing import TYPE_CHECKING, Final
 
 from sandhold.cell import tree
-from sandhold.cell.images.templates import DESCRIPTION, DESCRIPTION_BYTES_MAX
+from sandhold.cell.images.template_files import DESCRIPTION, DESCRIPTION_BYTES_MAX
 from sandhold.cell.spec import TemplateKind
 from sandhold.errors import SbxError
 from sandhold.linux.process import find_program

@@ -21,6 +21,13 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.cell import tree
 from sandhold.cell.images import rootfs
+from sandhold.cell.images.template_files import (
+    DESCRIPTION,
+    DESCRIPTION_BYTES_MAX,
+    DESCRIPTION_VERSION,
+    HOST_TEMPLATE,
+    ROOT,
+)
 from sandhold.cell.spec import Template, TemplateKind
 from sandhold.errors import SbxError
 
@@ -29,17 +36,12 @@ if TYPE_CHECKING:
 
     from sandhold.cell.images.rootfs import Progress
 
-HOST_TEMPLATE: Final = "host"
 DEBIAN_TEMPLATE: Final = "debian"
 
 TEMPLATE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-DESCRIPTION: Final = "template.json"
-DESCRIPTION_VERSION: Final = 1
 BUILD_BYTES_MIN: Final = 1200 << 20  # the packages and, beside them, what they unpack to
-ROOT: Final = "rootfs"
 LAYER: Final = "layer"
 LAYERS_MAX: Final = 4  # their paths must fit the 255 bytes that fsconfig(2) takes for a value
-DESCRIPTION_BYTES_MAX: Final = 65_536  # a page of package names; more is no description of ours
 
 
 @dataclass(frozen=True, slots=True)

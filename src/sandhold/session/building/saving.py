@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from sandhold.agents.definitions import agent_names
 from sandhold.cell import tree
 from sandhold.cell.images import templates
-from sandhold.cell.images.templates import DEBIAN_TEMPLATE, HOST_TEMPLATE, TEMPLATE_NAME, Description
+from sandhold.cell.images.template_files import HOST_TEMPLATE
+from sandhold.cell.images.templates import DEBIAN_TEMPLATE, TEMPLATE_NAME, Description
 from sandhold.cell.layout import LAYER_FOLDER, ROOT_UPPER
 from sandhold.cell.spec import TemplateKind
 from sandhold.errors import EXIT_USAGE, SbxError

@@ -49,8 +49,8 @@ def ls(quiet: bool, as_json: bool) -> int:  # noqa: FBT001 - click passes flags 
         for each in found:
             output.show(each.name)
         return 0
-    folders = paths.sandboxes
-    seen = [(each, presence.look(folders / each.name)) for each in found]
+    folders = str(paths.sandboxes)
+    seen = [(each, presence.look(f"{folders}/{each.name}")) for each in found]
     if as_json:
         output.show_json([_facts(each, look, current) for each, look in seen])
         return 0
@@ -70,7 +70,7 @@ def ls(quiet: bool, as_json: bool) -> int:  # noqa: FBT001 - click passes flags 
     for each, look in seen:
         if look.status is Status.LOST:
             output.hint(f"`{each.name}` was killed; `sbx run {each.name}` starts it again, nothing inside is lost")
-        elif look.status is Status.STOPPED and (word := word_left(folders / each.name)) is not None:
+        elif look.has_word and look.status is Status.STOPPED and (word := word_left(paths.sandbox(each.name))):
             output.hint(output.safe(f"`{each.name}` ended by itself: {word}"))
     return 0
 

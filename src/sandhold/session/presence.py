@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandhold.model.sandbox import Status
-from sandhold.session.remains import LOCK_NAME, MARKER_NAME
+from sandhold.session.remains import LOCK_NAME, MARKER_NAME, WORD_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,10 +42,15 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A sandbox's status and, unless it is stopped, the marker of the session that runs or was lost."""
+    """A sandbox's status and, unless it is stopped, the marker of the session that runs or was lost; whether the last
+    one left a word of its end (`ends.word_left`)."""
 
     status: Status
     marker: Marker | None
+    has_word: bool = False
+
+
+STOPPED: Final = Presence(Status.STOPPED, None)
 
 
 class AlreadyHeldError(Exception):
@@ -73,12 +78,20 @@ def hold(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def look(folder: Path) -> Presence:
+def look(folder: Path | str) -> Presence:
     """Look at the sandbox of this folder without touching it."""
-    marker = _read_marker(f"{folder}/{MARKER_NAME}")
-    if _is_held(f"{folder}/{LOCK_NAME}") or (marker is not None and is_session(marker.pid, folder)):
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  one question for what `sbx ls` asks of each of a thousand
+    except FileNotFoundError:
+        return STOPPED
+    marker = _read_marker(f"{folder}/{MARKER_NAME}") if MARKER_NAME in names else None
+    is_held = LOCK_NAME in names and _is_held(f"{folder}/{LOCK_NAME}")
+    if is_held or (marker is not None and is_session(marker.pid, Path(folder))):
         return Presence(Status.RUNNING, marker)
-    return Presence(Status.LOST, marker) if marker is not None else Presence(Status.STOPPED, None)
+    has_word = WORD_NAME in names
+    if marker is not None:
+        return Presence(Status.LOST, marker, has_word)
+    return Presence(Status.STOPPED, None, has_word) if has_word else STOPPED
 
 
 def write_marker(folder: Path, marker: Marker) -> None:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from sandhold.errors import SbxError
-from sandhold.model.sandbox import Isolation, Limits, Mount, Sandbox
+from sandhold.model.sandbox import PROTECTED, Isolation, Limits, Mount, Sandbox
 from sandhold.model.sandbox_name import is_sandbox_name
 from sandhold.store import kept_variables
 from sandhold.store.database import DuplicateError, snapshot, transaction
@@ -16,6 +16,7 @@ from sandhold.store.database import DuplicateError, snapshot, transaction
 if TYPE_CHECKING:
     from sandhold.store.database import Database
 
+_USUAL: Final = json.dumps(PROTECTED)  # as most have it
 _INSERT: Final = """
     INSERT INTO sandboxes (name, agent, isolation, template, mounts, cpus, memory, pids, environment, created_at,
         anchor, protected, needs_hardware)
@@ -159,6 +160,6 @@ def _sandbox(row: _Row) -> Sandbox:
         created_at=created_at,
         host_variables=named,
         anchor=anchor,
-        protected=tuple(json.loads(protected)),
+        protected=PROTECTED if protected == _USUAL else tuple(json.loads(protected)),
         needs_hardware=bool(needs_hardware),
     )

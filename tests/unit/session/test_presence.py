@@ -8,6 +8,7 @@ import pytest
 
 from sandhold.model.sandbox import Status
 from sandhold.session import presence
+from sandhold.session.ends import leave_word
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,3 +46,14 @@ def test_one_holder(tmp_path: Path) -> None:
         with pytest.raises(presence.AlreadyHeldError), presence.hold(tmp_path):
             pass
     assert presence.look(tmp_path).status is Status.STOPPED
+
+
+def test_a_word_of_the_end_is_seen(tmp_path: Path) -> None:
+    """One look tells whether a session left a word of its end, and finds nothing where no sandbox has a folder."""
+    assert presence.look(str(tmp_path / "none")) == presence.STOPPED
+    assert presence.look(str(tmp_path)) == presence.STOPPED
+    leave_word(tmp_path, "its egress process ended")
+    assert presence.look(tmp_path) == presence.Presence(Status.STOPPED, None, has_word=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        presence.look(tmp_path / "file")

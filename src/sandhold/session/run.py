@@ -92,6 +92,7 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         spec, unguarded = _guarded(_cell_spec(paths, sandbox, certificate), sandbox, folder)
         guarding = stack.enter_context(Guarding(spec.guarded, print_log))
         cell = stack.enter_context(_open_cell(paths, sandbox, spec, spawn))
+        del spec  # a megabyte of files that stand in the cell by now
         stack.callback(egress.stop)
         egress.listen(cell)
         drops = DropCounter(cell, trail, print_log)

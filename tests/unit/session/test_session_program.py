@@ -44,8 +44,10 @@ def _run(module: str, then: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=60, check=True)
 
 
-@pytest.mark.parametrize("module", ["sandhold.session.children.egress_program", "sandhold.cell.launch"])
-def test_helpers_are_without_what_they_do_not_use(module: str) -> None:
+@pytest.mark.parametrize(
+    "module", ["sandhold.session.run", "sandhold.session.children.egress_program", "sandhold.cell.launch"]
+)
+def test_a_session_and_its_helpers_are_without_what_they_do_not_use(module: str) -> None:
     """Nothing heavy is loaded at rest, nor by the questions for addresses that egress answers there."""
     done = _run(module, PLAIN_QUESTION)
     assert (HEAVY | {"dns"}) & set(done.stdout.split()) == set()

@@ -60,6 +60,8 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
+    """What the header of one member says."""
+
     path: str
     kind: bytes
     mode: int

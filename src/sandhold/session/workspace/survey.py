@@ -101,6 +101,8 @@ def changes(before: Survey, after: Survey) -> list[Change]:
 
 @dataclass(slots=True)
 class _Walk:
+    """A survey under way, what it looks for, and where and when it stops."""
+
     survey: Survey
     patterns: tuple[Pattern, ...]
     stops_at: frozenset[str]

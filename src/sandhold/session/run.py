@@ -117,14 +117,19 @@ def run_session(paths: Paths, name: str, spawn: Spawn, say_ready: Callable[[], N
         )
         forget_word(folder)
         _record_start(folder, trail, presence.Marker(session, os.getpid(), generation, time.time()), sandbox)
-        gc.collect()
-        trim_heap()
+        _give_back_memory()
         say_ready()
         try:
             serve(serving, wake)
         finally:
             missing = _end(serving, paths.trail(name))
             _stopped(paths, folder, trail, serving, missing)
+
+
+def _give_back_memory() -> None:
+    """Let the kernel have what only the start needed."""
+    gc.collect()
+    trim_heap()
 
 
 def _end(serving: Serving, trail: Path) -> list[Event]:

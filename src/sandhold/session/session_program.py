@@ -88,7 +88,3 @@ def _run(spawn: Spawn, given: Mapping[str, str]) -> None:
     except (OSError, ValueError, EgressError) as error:
         print_log(f"error: {error}")
         say({"error": str(error), "hint": f"`sbx doctor` shows what this host can do; `sbx logs {given['name']}`"})
-
-
-if __name__ == "__main__":
-    main()

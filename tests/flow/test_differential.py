@@ -7,9 +7,11 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from sandhold.egress import answers
 from sandhold.model.cell_addresses import GATEWAY_IPV4, GATEWAY_IPV6, SYNTHETIC_IPV4, SYNTHETIC_IPV6
 from sandhold.model.destination import Destination, DomainName, HostService, Source
 from sandhold.model.event import Connection, Lookup, Request
@@ -66,7 +68,11 @@ def assert_agreement(ours: Authority, policy: Policy, targets: list[Destination]
     far_end = FarEnd(echo)
     internet = Internet()
     try:
-        with EgressSimulation(PolicyIndex(policy, SANDBOX), ours, internet) as egress:
+        with (
+            pytest.MonkeyPatch.context() as moving,
+            EgressSimulation(PolicyIndex(policy, SANDBOX), ours, internet) as egress,
+        ):
+            moving.setattr(answers, "KEPT_S", 0.0)  # a name moves between two targets
             egress.clock = lambda: NOW
             for number, target in enumerate(targets):
                 if isinstance(target.host, DomainName | HostService) or is_dialled_as_it_is(target.host):

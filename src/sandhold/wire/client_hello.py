@@ -82,13 +82,6 @@ class _Cursor:
             raise MalformedHelloError(_PAST_ITS_END)
         return self._data[start:end]
 
-    def sole_vector(self, length_size: int) -> _Cursor:
-        """The vector that must fill the rest and not be empty."""
-        inner = self.vector(length_size)
-        if not inner or not self.is_at_end:
-            raise MalformedHelloError("a list in the ClientHello is empty or has bytes behind it")
-        return _Cursor(inner)
-
 
 def parse_client_hello(body: bytes) -> ClientHello:
     """Read the body of one ClientHello handshake message (without its four header bytes), in linear time.
@@ -143,20 +136,22 @@ def _parse_extensions(cursor: _Cursor) -> dict[int, bytes]:
 
 
 def _parse_server_name(data: bytes) -> DomainName | HostService:
-    names = _Cursor(data).sole_vector(2)
-    if names.number(1) != _HOST_NAME:
+    names = _sole_vector(data, 2)
+    if names[0] != _HOST_NAME:
         raise MalformedHelloError("the server name is no host name")
-    name = names.vector(2)
-    if not names.is_at_end:
+    end = 3 + int.from_bytes(names[1:3], "big")
+    if end > len(names):
+        raise MalformedHelloError(_PAST_ITS_END)
+    if end < len(names):
         raise MalformedHelloError("more than one server name")
     try:
-        return parse_name(name)
+        return parse_name(names[3:])
     except MalformedError as error:
         raise MalformedHelloError(f"the server name is refused: {error}") from None
 
 
 def _parse_alpn(data: bytes) -> tuple[bytes, ...]:
-    listed = _Cursor(data).sole_vector(2)
+    listed = _Cursor(_sole_vector(data, 2))
     protocols = []
     while not listed.is_at_end:
         protocol = listed.vector(1)
@@ -167,13 +162,21 @@ def _parse_alpn(data: bytes) -> tuple[bytes, ...]:
 
 
 def _parse_versions(data: bytes) -> tuple[int, ...]:
-    listed = _Cursor(data).sole_vector(1)
-    versions = []
-    while not listed.is_at_end:
-        version = listed.number(2)
-        if not _is_grease(version):
-            versions.append(version)
-    return tuple(versions)
+    listed = _sole_vector(data, 1)
+    if len(listed) % 2:
+        raise MalformedHelloError(_PAST_ITS_END)
+    versions = struct.unpack(f">{len(listed) // 2}H", listed)
+    return tuple([version for version in versions if not _is_grease(version)])
+
+
+def _sole_vector(data: bytes, length_size: int) -> bytes:
+    """Return the content of a vector that must fill all of `data` and not be empty."""
+    end = length_size + int.from_bytes(data[:length_size], "big")
+    if end > len(data):
+        raise MalformedHelloError(_PAST_ITS_END)
+    if end < len(data) or end == length_size:
+        raise MalformedHelloError("a list in the ClientHello is empty or has bytes behind it")
+    return data[length_size:]
 
 
 def _is_grease(number: int) -> bool:

@@ -35,11 +35,10 @@ from sandhold.egress.pipes import PipePool
 from sandhold.egress.reactor import NEVER, Reactor, Task
 from sandhold.egress.recording import Recorder
 from sandhold.egress.relay import IDLE_CHECK_S
-from sandhold.egress.strangers import Strangers
 from sandhold.egress.stream import Stream
 from sandhold.egress.synthetic_names import SyntheticNames
 from sandhold.egress.threads import Threads
-from sandhold.egress.upstream import Connect, Lookup, Upstream, is_own_address, look_up, prepare
+from sandhold.egress.upstream import Connect, Lookup, Upstream, look_up, prepare
 from sandhold.linux.netns import original_destination
 from sandhold.linux.syscalls import trim_heap
 from sandhold.model.decision import Reason
@@ -159,8 +158,6 @@ def _in_advance(randomness: Callable[[int], bytes]) -> Callable[[], bytes]:
 def _make_gateway(
     setup: EgressSetup, reactor: Reactor, recorder: Recorder, new_event: Callable[[], EventId]
 ) -> Gateway:
-    answers = Answers(reactor, setup.lookup)
-    strangers = Strangers(reactor.clock, is_own_address)
     affordable = (_raise_descriptor_limit() - DESCRIPTORS_RESERVED) // DESCRIPTORS_PER_CONNECTION
     return Gateway(
         reactor=reactor,
@@ -172,7 +169,7 @@ def _make_gateway(
         note=recorder.note,
         note_denial=recorder.note_denial,
         is_trail_spent=recorder.is_spent,
-        upstream=Upstream(reactor, answers, setup.proxy, setup.connect, strangers.is_own),
+        upstream=Upstream(reactor, Answers(reactor, setup.lookup), setup.proxy, setup.connect),
         flows=Flows(min(setup.connections_max, affordable)),
         pipes=PipePool(),
         now=setup.now,

@@ -16,7 +16,7 @@ from sandhold.model.sandbox import Status
 from sandhold.paths import Paths
 from sandhold.session import presence
 from sandhold.session.ends import word_left
-from sandhold.store import sandboxes
+from sandhold.store import glances, sandboxes
 from sandhold.store.database import open_database, read_only
 from sandhold.store.generations import generation
 
@@ -43,26 +43,27 @@ def ls(quiet: bool, as_json: bool) -> int:  # noqa: FBT001 - click passes flags 
     """
     paths = Paths.from_environment(os.environ)
     with closing(read_only(paths.database)) as database:
-        found = sandboxes.list_all(database)
+        found = glances.list_all(database)
+        whole = sandboxes.list_all(database) if as_json else ()
         current = generation(database)
     if quiet:
         for each in found:
             output.show(each.name)
         return 0
+    if as_json:
+        output.show_json([_facts(each, presence.look(paths.sandbox(each.name)), current) for each in whole])
+        return 0
     folders = str(paths.sandboxes)
     seen = [(each, presence.look(f"{folders}/{each.name}")) for each in found]
-    if as_json:
-        output.show_json([_facts(each, look, current) for each, look in seen])
-        return 0
     rows = [
         (
             each.name,
             each.agent,
             look.status.value,
-            each.isolation.value,
+            each.isolation,
             _policy(look, current),
             "-",
-            str(each.workspace),
+            each.workspace,
         )
         for each, look in seen
     ]

@@ -22,7 +22,8 @@ _ENTRY_BYTES: Final = 8  # of /proc/PID/pagemap, by Documentation/admin-guide/mm
 _PRESENT: Final = 1 << 63
 _FRAME: Final = (1 << 55) - 1  # bits 0 to 54 the frame
 _KERNEL: Final = 1 << 63  # from here on addresses are the kernel's (vsyscall)
-_RANGE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ", re.MULTILINE)
+_RANGE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (?!---)", re.MULTILINE)
+"""The lines of /proc/PID/maps, but for addresses that are only reserved, which may be terabytes (proc(5))."""
 
 
 def alone_bytes(pids: Iterable[int]) -> int:

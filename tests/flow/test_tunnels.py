@@ -283,6 +283,25 @@ def test_a_half_closed_connection_still_answers(egress: StartEgress, internet: I
     assert read_all(sock) == b"question" * 1000
 
 
+def test_a_half_closed_connection_answers_more_than_sockets_hold(
+    egress: StartEgress, internet: Internet, far_end: MakeFarEnd
+) -> None:
+    """The side that has ended is still written to when it has room again, however often it has none."""
+    answer = bytes(range(256)) * 65536  # 16 MiB
+
+    def talk(_: FarEnd, sock: socket.socket) -> None:
+        read_all(sock)
+        sock.sendall(answer)
+
+    internet.host("good.test", GOOD, {9000: far_end(talk)})
+    gate = egress(policy("allow good.test:9000"))
+    sock = gate.dial("good.test", 9000)
+    sock.sendall(b"question")
+    sock.shutdown(1)
+    assert read_all(sock) == answer
+    assert gate.trail.wait_for(Closed)[0].bytes_down == len(answer)
+
+
 def test_a_reset_far_end_resets_the_client(egress: StartEgress, internet: Internet, far_end: MakeFarEnd) -> None:
     """A broken far end never looks like a regular end."""
 

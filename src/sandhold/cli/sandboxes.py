@@ -85,7 +85,8 @@ def stop(names: tuple[str, ...], anchor: str | None) -> int:
     The head of the audit trail is shown: who keeps it can tell later whether records were cut off or the trail was put
     back (`sbx policy log --verify --anchor FILE`).
     """
-    from sandhold.cli.ending import keep_end, say_end  # noqa: PLC0415 - `ls` lives in this module and stays quick
+    from sandhold.cli.ending import say_end  # noqa: PLC0415 - `ls` lives in this module and stays quick
+    from sandhold.cli.keeping import keep_end  # noqa: PLC0415
     from sandhold.session import anchoring, circumstances, starting  # noqa: PLC0415
 
     paths = Paths.from_environment(os.environ)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +22,23 @@ CONNECT = """
 import socket, sys
 for address, port in {targets!r}:
     socket.create_connection((address, port), 10).close()
+"""
+
+MAKE_NETWORK = """
+import os, sys
+library, closed = sys.argv[1:]
+sys.path[:] = [closed + "/lib", closed + "/lib/lib-dynload", library]
+from sandhold.session.left_out import leave_out
+leave_out()
+from sandhold.cell.inside import network_inside
+from sandhold.linux.spares import Spares
+with Spares() as spares:
+    spares.make([network_inside.__name__])
+    from sandhold.cell.identity import identity_for
+    from sandhold.cell.network import open_network
+    network = open_network(identity_for(1), spares.spawn)
+    print(len((*network.sockets.tcp, *network.sockets.dns_udp, *network.sockets.dns_tcp)))
+    network.close()
 """
 
 
@@ -145,3 +165,18 @@ def test_a_network_that_cannot_be_made_leaves_no_cell(person: Person) -> None:
         person.start(kind="directory", root=str(person.home / "no-template"))
     ours = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False)
     assert "launch" not in ours.stdout
+
+
+def test_a_network_is_made_with_what_was_loaded_before(ordinary: Person) -> None:
+    """The maker of a network reads no module once it has other rights: a Python may be its user's group's alone."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make a folder that only a group may read")
+    closed = Path(tempfile.mkdtemp(prefix="sbx-closed-"))
+    os.chown(closed, 0, ordinary.uid)
+    closed.chmod(0o750)
+    where = [*ordinary.prefix, ordinary.python, "-I", "-c", "import os; print(os.path.dirname(os.__file__))"]
+    (closed / "lib").symlink_to(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
+    make = [*ordinary.prefix, ordinary.python, "-I", "-c", MAKE_NETWORK, str(ordinary.library), str(closed)]
+    done = subprocess.run(make, capture_output=True, text=True, check=False, timeout=60)
+    shutil.rmtree(closed)
+    assert done.stdout == "6\n", done.stderr

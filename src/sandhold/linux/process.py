@@ -68,6 +68,11 @@ class UserNamespace:
         os.setresuid(0, 0, 0)
 
 
+def make_ready() -> None:
+    """Load what starting a program takes, where that was left for later: with fewer rights it may be out of reach."""
+    assert callable(subprocess.run)  # a module that stands in for another one loads it when it is asked for something
+
+
 def run(
     argv: Sequence[str],
     *,

@@ -55,8 +55,8 @@ def _later(name: str, functions: Iterable[str]) -> ModuleType:
     stand_in = ModuleType(name)
 
     def ask(attribute: str) -> Any:
-        if sys.modules[name] is stand_in:
-            del sys.modules[name]
+        if sys.modules.get(name) is stand_in:
+            sys.modules.pop(name, None)
         return getattr(importlib.import_module(name), attribute)
 
     stand_in.__getattr__ = ask  # type: ignore[method-assign]  # PEP 562

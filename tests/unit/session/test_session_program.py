@@ -38,6 +38,18 @@ assert msgspec.inspect.type_info(str) == msgspec.inspect.StrType()
 assert subprocess.run(["true"]).returncode == 0
 """
 
+UNREADABLE = """
+import subprocess
+sys.path.clear()
+for _ in range(2):
+    try:
+        subprocess.run
+    except ImportError as error:
+        assert "subprocess" in str(error)
+    else:
+        raise SystemExit(1)
+"""
+
 
 def _run(module: str, then: str = "") -> subprocess.CompletedProcess[str]:
     program = PROGRAM % (str(SOURCE), module, then)
@@ -59,3 +71,8 @@ def test_what_was_left_out_is_there_when_it_is_needed() -> None:
     done = _run("sandhold.session.children.egress_program", OTHER_QUESTION)
     assert {"dns.message", "inspect"} <= set(done.stdout.split())
     assert "importlib.resources" not in done.stdout.split()
+
+
+def test_what_was_left_out_and_cannot_be_read_says_so() -> None:
+    """A module that cannot be loaded when it is needed is an import that failed, each time it is asked for."""
+    _run("sandhold.linux.process", UNREADABLE)

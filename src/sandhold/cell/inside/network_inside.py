@@ -12,7 +12,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Final
 
-from sandhold.linux.process import run_checked
+from sandhold.linux.process import make_ready, run_checked
 from sandhold.linux.sock_diag import open_sock_diag
 from sandhold.linux.syscalls import CLONE_NEWNET, CLONE_NEWUSER, die_with_parent, unshare
 from sandhold.linux.tap import TAP, open_tap
@@ -179,6 +179,7 @@ def _make(link: socket.socket) -> None:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != order["parent"]:
         return
+    make_ready()
     if order["user_namespace"]:
         unshare(CLONE_NEWUSER)
         link.send(b'{"unshared": true}')

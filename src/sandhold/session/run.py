@@ -44,7 +44,7 @@ from sandhold.session.furnish.trust import written_certificate
 from sandhold.session.loose_ends import DropCounter, Switches, kept_listeners, unaccepted
 from sandhold.session.recovery import ends_of_lost, recover
 from sandhold.session.serving import Serving, serve
-from sandhold.session.workspace import branches
+from sandhold.session.workspace.branch_folder import may_have_branch
 from sandhold.session.workspace.guarding import Guarding
 from sandhold.session.workspace.protection import changed_since, forget_baseline, protect, write_baseline
 from sandhold.store import sandboxes
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sandhold.agents.parsing import Agent
-    from sandhold.cell.spec import Cell
+    from sandhold.cell.spec import Cell, InjectedFile
     from sandhold.linux.process import Spawn
     from sandhold.model.event import Event
     from sandhold.model.sandbox import Sandbox
@@ -188,11 +188,20 @@ def _cell_spec(paths: Paths, sandbox: Sandbox, certificate: bytes) -> CellSpec:
         template=template,
         layer=paths.sandbox(sandbox.name) / LAYER_FOLDER,
         mounts=sandbox.mounts,
-        files=(*found.files, *branches.files_for_start(paths, sandbox.name)),
+        files=(*found.files, *_branch_files(paths, sandbox)),
         limits=sandbox.limits,
         slot=sandbox.slot,
         seeds=found.seeds,
     )
+
+
+def _branch_files(paths: Paths, sandbox: Sandbox) -> tuple[InjectedFile, ...]:
+    """Return the files that stand read-only in a sandbox's worktree; none without a branch."""
+    if not may_have_branch(str(paths.data), sandbox.name):
+        return ()
+    from sandhold.session.workspace import branches  # noqa: PLC0415  with git; few sandboxes have a branch
+
+    return branches.files_for_start(paths, sandbox.name)
 
 
 def _guarded(spec: CellSpec, sandbox: Sandbox, folder: Path) -> tuple[CellSpec, tuple[str, ...]]:

@@ -21,11 +21,6 @@ class ShippedAgent(NamedTuple):
     variables: tuple[str, ...]
 
 
-def is_shipped(name: str) -> bool:
-    """Whether an agent of that name comes with the program."""
-    return os.path.exists(_file(name))  # noqa: PTH110
-
-
 def read_shipped(name: str) -> ShippedAgent:
     """Read the file of a shipped agent.
 

@@ -6,11 +6,16 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
+from sandhold.errors import EXIT_NOT_HELD
 from sandhold.session import control
 from tests.installation import at_terminal, wait_until
 from tests.load import processes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.faults.conftest import Lab
 
 ORPHANS = (
@@ -27,7 +32,7 @@ ORPHANS = (
 
 def test_a_stop_during_the_start(lab: Lab) -> None:
     """A sandbox that is stopped while it starts is stopped, and nothing of it is left, at whatever moment."""
-    for wanted in (1, 2, 3, 4):  # the session; its launcher; process 1; egress
+    for wanted in (1, 2, 3, 4):  # the session; one after the other of the copies that its helpers will be
         start = lab.sbx.start("run", "-d", "lab")
         wait_until(lambda: start.poll() is not None or len(processes.descendants(start.pid)) >= wanted, "it starts")  # noqa: B023  used within the turn
         begun = processes.descendants(start.pid)
@@ -41,6 +46,38 @@ def test_a_stop_during_the_start(lab: Lab) -> None:
         for kind in ("session-started", "session-stopped")
     )
     assert started == stopped
+
+
+NETWORK = b"sandhold.cell.inside.network_inside"
+LAUNCHER = b"sandhold.cell.launch"
+EGRESS = b"sandhold.session.children.egress_program"
+MOMENTS = {
+    "before there is a network": (NETWORK, lambda there: LAUNCHER in there),
+    "before there is a process 1": (LAUNCHER, lambda there: EGRESS in there and NETWORK not in there),
+    "before egress answers": (EGRESS, lambda there: b"sbx" in there and LAUNCHER not in there),
+}
+"""Moments of a start, each by the helper that is held up for it, and by which others are there then."""
+
+
+@pytest.mark.parametrize(("held", "has_come"), MOMENTS.values(), ids=MOMENTS)
+def test_a_kill_during_the_start(lab: Lab, held: bytes, has_come: Callable[[set[bytes]], bool]) -> None:
+    """A session that is killed while it starts takes along what it has made by then."""
+    start = lab.sbx.start("run", "-d", "lab")
+
+    def there() -> dict[bytes, int]:
+        return {processes.command_line(pid).rstrip(b"\0"): pid for pid in processes.descendants(start.pid)}
+
+    wait_until(lambda: held in there(), "there is the helper")
+    helper = there()[held]
+    os.kill(helper, signal.SIGSTOP)
+    wait_until(lambda: has_come(set(there())), "it has come so far")
+    session, *made = processes.descendants(start.pid)
+    os.kill(session, signal.SIGKILL)
+    os.kill(helper, signal.SIGCONT)
+    start.communicate(timeout=60)
+    assert start.returncode == EXIT_NOT_HELD
+    wait_until(lambda: all(map(processes.is_gone, made)), "everything has ended")
+    assert lab.sbx.ok("exec", "lab", "echo", "alive") == "alive\n"
 
 
 def test_a_command_that_cannot_be_started(lab: Lab) -> None:

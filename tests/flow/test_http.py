@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sandhold.egress import relay
 from sandhold.model.decision import Reason
 from sandhold.model.destination import Source
 from sandhold.model.event import Closed, Connection, Established, Request, Via, Why
@@ -228,6 +229,29 @@ def test_an_upgrade_becomes_a_tunnel(egress: StartEgress, internet: Internet, fa
     sock.sendall(b"\x00\xff\x00\xff")
     assert read_all(sock) == b"\x00\xff\x00\xff"
     assert gate.trail.wait_for(Established)[0].status == 101
+
+
+def test_an_upgrade_that_carries_nothing_ends(
+    egress: StartEgress, internet: Internet, far_end: MakeFarEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a connection was upgraded to is reset after its time without a byte, and on record as idle, as a tunnel."""
+    monkeypatch.setattr(relay, "IDLE_S", 0.2)
+
+    def talk(_: FarEnd, sock: socket.socket) -> None:
+        read_until(sock, b"\r\n\r\n")
+        sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        while data := sock.recv(4):
+            sock.sendall(data)
+
+    internet.host("good.test", GOOD, {80: far_end(talk)})
+    gate = egress(policy("allow good.test"))
+    sock = gate.dial("good.test", 80)
+    sock.sendall(b"GET / HTTP/1.1\r\nHost: good.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    assert b"101" in read_until(sock, b"\r\n\r\n")
+    sock.sendall(b"ping")
+    assert sock.recv(4) == b"ping"
+    assert was_reset(sock)
+    assert {closed.why for closed in gate.trail.wait_for(Closed, 2)} == {Why.IDLE}
 
 
 BROKEN = {

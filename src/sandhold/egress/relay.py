@@ -16,7 +16,7 @@ import traceback
 from typing import TYPE_CHECKING, Final
 
 from sandhold.egress.pipes import PIPE_BYTES
-from sandhold.egress.reactor import NEVER, READABLE, WRITABLE, Pending
+from sandhold.egress.reactor import READABLE, WRITABLE, Pending
 from sandhold.egress.stream import READ_BYTES
 from sandhold.model.event import Why
 
@@ -81,7 +81,7 @@ class Relay:
 
     def end_if_idle(self, now: float) -> None:
         """End a connection that carried nothing in either direction for `IDLE_S`."""
-        if now >= self._flow.active_at + IDLE_S:
+        if not self.is_over and now >= self._flow.active_at + IDLE_S:
             self._break(Why.IDLE)
 
     def serve(self, side: _Side, events: int) -> None:
@@ -272,6 +272,10 @@ async def relay(gateway: Gateway, flow: Flow, upstream: Stream) -> None:
     both = Relay(gateway, flow, upstream)
     try:
         both.carry_both(lambda _gateway, _flow: over.resolve(None))
-        await over.wait(NEVER)  # `end_if_idle` is its end
+        while not over.is_done:
+            try:
+                await over.wait(flow.active_at + IDLE_S)
+            except TimeoutError:
+                both.end_if_idle(gateway.reactor.clock())
     finally:
         both.stop()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import os
 import re
 import socket
 import struct
@@ -226,6 +228,28 @@ def test_a_crash_of_ours_denies_one_connection(
     sock.sendall(b"still here")
     assert sock.recv(10) == b"still here"
     assert there.accepted == 1
+
+
+def test_a_tunnel_that_cannot_be_begun_is_reset_and_on_record(
+    egress: StartEgress, there: FarEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the kernel does not watch another socket for us, that tunnel ends at once, on record, and no other does."""
+    gate = egress(policy("allow good.test:22"))
+    sock = open_ssh(gate)
+
+    def crash(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # epoll_ctl(2): max_user_watches
+
+    with monkeypatch.context() as broken:
+        broken.setattr("sandhold.egress.relay.Relay._start", crash)
+        other = gate.dial("good.test", 22)
+        other.sendall(b"SSH-2.0-client\r\n")
+        assert was_reset(other)
+        (closed,) = gate.trail.wait_for(Closed)
+    assert closed.why is Why.REFUSED
+    sock.sendall(b"still here")
+    assert sock.recv(10) == b"still here"
+    assert there.accepted == 2
 
 
 def test_a_crash_of_what_all_connections_need_ends_egress(egress: StartEgress, there: FarEnd) -> None:

@@ -64,9 +64,12 @@ class Relay:
         if self.is_over:
             on_end(self._gateway, self._flow)
             return
-        self._start(self.up, self.down)
-        self._start(self.down, self.up)
-        self._watch()
+        try:
+            self._start(self.up, self.down)
+            self._start(self.down, self.up)
+            self._watch()
+        except Exception:  # noqa: BLE001  as in `serve`
+            self._fail()
 
     def stop(self) -> None:
         """Carry nothing more; both sides stay as they are. A second call does nothing."""
@@ -93,9 +96,8 @@ class Relay:
             if events & READABLE and side.is_open and not side.is_holding and not self.is_over:
                 self._read(side, other)
             self._watch()
-        except Exception:  # noqa: BLE001  we are wrong: it costs this connection and no other
-            traceback.print_exc(file=sys.stderr)
-            self._break(Why.REFUSED)
+        except Exception:  # noqa: BLE001  it costs this connection and no other
+            self._fail()
 
     def _start(self, side: _Side, sink: _Side) -> None:
         side.is_open = not side.is_ended
@@ -184,6 +186,11 @@ class Relay:
         self._flow.end(why)
         self._flow.reset()
         self.stop()
+
+    def _fail(self) -> None:
+        """We are wrong, or the kernel has no room for what we wait for: break both sides, and leave that on record."""
+        traceback.print_exc(file=sys.stderr)
+        self._break(Why.REFUSED)
 
     def _gone(self, side: _Side) -> Why:
         return Why.DOWNSTREAM_GONE if side is self.up else Why.UPSTREAM_GONE

@@ -7,6 +7,7 @@ another at the interpreter's lock. A call whose turn has not come after `TURN_S`
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import queue
 import threading
@@ -46,6 +47,7 @@ class Threads:
 
         Raises:
             TimeoutError: at the deadline, also when no thread was free until then.
+            OSError: when there is no thread and none can be started.
             Exception: whatever the function raises.
         """
         outcome: Pending[T] = Pending(self._reactor)
@@ -62,7 +64,7 @@ class Threads:
             job.is_abandoned = True
 
     def start(self, function: Callable[..., T], *args: Any) -> Pending[T]:
-        """Have a function run on a thread, whether or not anybody waits for its outcome."""
+        """Have a function run on a thread, whether or not anybody waits for its outcome; raises OSError as `run`."""
         outcome: Pending[T] = Pending(self._reactor)
         self._enter(outcome, functools.partial(function, *args))
         return outcome
@@ -77,20 +79,34 @@ class Threads:
         with self._lock:
             self._jobs.append(job)
             is_anybody_awake = self._awake > 0
-        if not is_anybody_awake:
-            self._wake_one_more()
+        if not is_anybody_awake and not self._wake_one_more():
+            with self._lock:
+                self._jobs.remove(job)
+            raise OSError(errno.EAGAIN, "no thread can be started")
         return job
 
-    def _wake_one_more(self) -> None:
+    def _wake_one_more(self) -> bool:
+        """Have one thread more at work on what is queued; False when nobody is and no thread can be started."""
         with self._lock:
             if not self._jobs or self._awake >= self._threads_max:
-                return
+                return True
             self._awake += 1
             is_one_missing = self._started < self._awake
-        if is_one_missing:
-            self._started += 1
-            threading.Thread(target=self._work, name=f"blocking-{self._started}", daemon=True).start()
+        if is_one_missing and not self._start_one():
+            with self._lock:
+                if self._awake > 1 or not self._started:  # who is awake comes to it; or there is nobody
+                    self._awake -= 1
+                    return self._awake > 0
         self._wakes.put(_WAKE)
+        return True
+
+    def _start_one(self) -> bool:
+        try:
+            threading.Thread(target=self._work, name=f"blocking-{self._started + 1}", daemon=True).start()
+        except RuntimeError:  # pthread_create(3): EAGAIN, the user has as many processes as may be
+            return False
+        self._started += 1
+        return True
 
     def _work(self) -> None:
         while self._wakes.get() == _WAKE:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+
+import pytest
 
 from sandhold.egress import threads
 from sandhold.egress.reactor import Reactor
 from sandhold.egress.threads import THREADS_MAX, Threads
-
-if TYPE_CHECKING:
-    import pytest
 
 LONG_S = 20.0
 
@@ -65,3 +63,49 @@ def test_what_was_started_is_done_though_nobody_waits() -> None:
 
     reactor.run(main())
     assert is_done.wait(LONG_S)
+
+
+def test_a_host_without_room_for_threads_costs_the_calls_of_that_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls for which no thread can be started fail at once and are never made; those that come later are made."""
+    reactor = Reactor()
+    made: list[str] = []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", refuse)
+            for _ in range(THREADS_MAX + 1):
+                with pytest.raises(OSError, match="no thread can be started"):
+                    await reactor.in_thread(made.append, "too early", deadline=reactor.clock() + LONG_S)
+        await reactor.in_thread(made.append, "in time", deadline=reactor.clock() + LONG_S)
+
+    reactor.run(main())
+    assert made == ["in time"]
+
+
+def test_a_thread_that_cannot_be_added_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one thread is at work and no other can be started, a call waits for its turn; later, others can be."""
+    reactor = Reactor()
+    released = threading.Event()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        async def stuck() -> None:
+            assert await reactor.in_thread(released.wait, LONG_S, deadline=reactor.clock() + LONG_S)
+
+        first = reactor.spawn(stuck(), "stuck")
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", refuse)
+            for _ in range(THREADS_MAX + 1):
+                with pytest.raises(TimeoutError):
+                    await reactor.in_thread(released.set, deadline=reactor.clock() + 2 * threads.TURN_S)
+        assert not released.is_set()
+        await reactor.in_thread(released.set, deadline=reactor.clock() + LONG_S)
+        await first.join(reactor.clock() + LONG_S)
+
+    reactor.run(main())
+    assert released.is_set()

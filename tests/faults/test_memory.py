@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from tests.faults.conftest import Lab
 
-# Connections that each have much to say at once, some of them heads that never end.
+# Connections that each have much to say at once, half of them heads that never end and are as long as they may be.
 LOAD = (
     "import socket, sys\n"
     "socks = []\n"
-    "for number in range(200):\n"
+    "for number in range(800):\n"
     "    sock = socket.socket()\n"
     "    sock.settimeout(2)\n"
     "    try:\n"
     "        sock.connect(('host.docker.internal', int(sys.argv[1])))\n"
-    "        sock.sendall(b'\\0x' if number % 2 else b'GET / HTTP/1.1\\r\\nHost: a\\r\\n' + b'X: y\\r\\n' * 1500)\n"
+    "        sock.sendall(b'\\0x' if number % 2 else b'GET / HTTP/1.1\\r\\nHost: a\\r\\n' + b'X: ' + b'y' * 60000)\n"
     "        socks.append(sock)\n"
     "    except OSError:\n"
     "        sock.close()\n"

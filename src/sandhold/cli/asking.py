@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import click
 
 _ANSWER_CHARACTERS_MAX: Final = 80  # the rest of a longer line is nobody's answer
+_NOTICED_S: Final = 0.5  # how late a Ctrl-C is heard at the worst
 
 
 def may_ask(context: click.Context) -> bool:
@@ -22,6 +24,8 @@ def may_ask(context: click.Context) -> bool:
 def agrees(question: str) -> bool:
     """Put a question whose answer is no unless it is yes."""
     output.ask(f"{question} [y/N] ")
+    while not select.select([sys.stdin], [], [], _NOTICED_S)[0]:
+        pass  # a Ctrl-C right before a read(2) begins does not interrupt it (signal(7)): none begins without an answer
     answer = sys.stdin.readline(_ANSWER_CHARACTERS_MAX)
     if not answer.endswith("\n"):
         output.say("")  # Ctrl-D leaves the cursor behind the question

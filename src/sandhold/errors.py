@@ -6,7 +6,7 @@ EXIT_NOT_HELD = 125
 
 
 class SbxError(Exception):
-    """A failure in the words of the person who typed the command; only `cli/main.py` catches it.
+    """A failure in the words of the person who typed the command; `cli/failures.py` says it.
 
     `message` says what is wrong, `hint` what to type next. `status` is the exit status: 1 failed or denied, 2 wrong
     usage, 125 the sandbox could not be held.

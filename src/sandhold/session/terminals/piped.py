@@ -28,6 +28,8 @@ def run_piped(sock: socket.socket, request: bytes, *, wants_input: bool) -> Outc
     Raises:
         UntakenError: when the session never took the request; nothing of the user's input was read then.
     """
+    if len(request) > packets.MESSAGE_BYTES_MAX:
+        return replies.TOO_LONG
     with ExitStack() as stack:
         theirs: list[int] = []
         copies: list[Copy] = []

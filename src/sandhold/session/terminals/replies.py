@@ -10,7 +10,14 @@ import json
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sandhold.session import packets
-from sandhold.session.packets import SEND_TIMEOUT_S, ChannelError, LateError, UntakenError, close_all
+from sandhold.session.packets import (
+    MESSAGE_BYTES_MAX,
+    SEND_TIMEOUT_S,
+    ChannelError,
+    LateError,
+    UntakenError,
+    close_all,
+)
 from sandhold.session.terminals.copies import CUT_OFF, ENDED_WITHOUT_WORD, NO_ANSWER, Outcome
 
 if TYPE_CHECKING:
@@ -20,6 +27,10 @@ START_TIMEOUT_S: Final = 90.0  # a sandbox under memory pressure, or an emulated
 NO_WORD: Final = Outcome(
     ENDED_WITHOUT_WORD,
     f"the session did not say within {START_TIMEOUT_S:g} seconds whether the command runs; it may have started",
+)
+TOO_LONG: Final = Outcome(
+    ENDED_WITHOUT_WORD,
+    f"the command and its variables take more than the {MESSAGE_BYTES_MAX >> 10} KiB that a session reads",
 )
 
 

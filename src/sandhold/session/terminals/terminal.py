@@ -139,6 +139,8 @@ def attach(sock: socket.socket, request: bytes, *, wants_terminal: bool, wants_i
 
 
 def _on_terminal(sock: socket.socket, request: bytes) -> Outcome:
+    if len(request) > packets.MESSAGE_BYTES_MAX:
+        return replies.TOO_LONG
     packets.send(sock, request)
     said = replies.to_start(sock)
     if isinstance(said, Outcome):

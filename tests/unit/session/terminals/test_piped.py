@@ -13,6 +13,7 @@ from sandhold.session import packets
 from sandhold.session.terminals import replies
 from sandhold.session.terminals.copies import CUT_OFF, NO_ANSWER, Outcome
 from sandhold.session.terminals.piped import run_piped
+from sandhold.session.terminals.terminal import attach
 
 ANSWERS = {
     "it ends": ((b'{"type":"started","pid":1}', b'{"type":"ended","status":3,"detail":null}'), Outcome(3)),
@@ -72,6 +73,16 @@ def test_a_request_that_nobody_took() -> None:
     theirs.close()
     with closing(ours), pytest.raises(packets.UntakenError):
         run_piped(ours, b"{}", wants_input=False)
+
+
+@pytest.mark.parametrize("wants_terminal", [False, True], ids=["pipes", "terminal"])
+def test_a_request_that_is_too_long(*, wants_terminal: bool) -> None:
+    """What a session would not read whole is not sent to one, and the user is told what is wrong with it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with closing(ours), closing(theirs):
+        request = bytes(packets.MESSAGE_BYTES_MAX + 1)
+        assert attach(ours, request, wants_terminal=wants_terminal, wants_input=False) == replies.TOO_LONG
+        assert select.select([theirs], [], [], 0)[0] == []
 
 
 def test_a_session_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

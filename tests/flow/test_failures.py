@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandhold.egress import upstream
+from sandhold.egress.answers import ADDRESSES_MAX
 from sandhold.egress.host_proxy import parse_host_proxy
 from sandhold.model.decision import Reason
 from sandhold.model.event import Closed, Connection, Established, Why
@@ -246,3 +247,19 @@ def test_the_floor_holds_in_front_of_the_hosts_proxy(
     sock.sendall(b"SSH-2.0-x\r\n")
     assert was_reset(sock)
     assert proxy.accepted == 0
+
+
+def test_more_addresses_than_are_judged_are_none(egress: StartEgress, internet: Internet, far_end: MakeFarEnd) -> None:
+    """A name with more addresses than are judged is neither dialled nor handed to the host's proxy."""
+    proxy = far_end(corporate_proxy)
+    internet.places["10.9.9.9", 3128] = proxy
+    internet.names["good.test"] = tuple(ip_address("203.0.113.0") + number for number in range(ADDRESSES_MAX + 1))
+    for through in (None, parse_host_proxy("http://10.9.9.9:3128", ())):
+        gate = egress(policy("allow good.test:22"), proxy=through)
+        sock = gate.dial("good.test", 22)
+        sock.sendall(b"SSH-2.0-x\r\n")
+        assert was_reset(sock)
+        (closed,) = gate.trail.wait_for(Closed)
+        assert closed.why is Why.NAME_NOT_FOUND
+        assert closed.detail == f"the name has more than {ADDRESSES_MAX} addresses"
+    assert internet.dials == []

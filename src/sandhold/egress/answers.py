@@ -5,6 +5,7 @@
 2. Who needs a name that is being asked for waits for that answer.
 3. A question that nobody waits for any more is given up.
 4. An answer that led to no connection is forgotten: the next one asks again.
+5. An answer with more than `ADDRESSES_MAX` addresses is refused as a whole: each would be judged, and held.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ Lookup = Callable[[str], "Sequence[Address]"]
 
 KEPT_S: Final = 2.0  # a page or an installer opens its connections in that time; a host that moves is asked anew
 KEPT_MAX: Final = 256  # names; the oldest goes first
+ADDRESSES_MAX: Final = 256  # of one name: as many as 4096 bytes hold, where common ones have ten; TCP would take 4000
+
+
+class TooManyAddressesError(Exception):
+    """A name has more addresses than are judged."""
 
 
 class Answers:
@@ -43,6 +49,7 @@ class Answers:
 
         Raises:
             TimeoutError: at the deadline, or that of who asked first.
+            TooManyAddressesError: by rule 5.
             Exception: what the look-up raises.
         """
         kept = self._kept.get(name)
@@ -80,13 +87,15 @@ class Answers:
         """Put the question to the resolver, and tell everybody who waits for its answer."""
         try:
             found = await self._reactor.in_thread(self._lookup, name, deadline=deadline)
+            addresses = tuple(dict.fromkeys(map(plain, found)))
+            if len(addresses) > ADDRESSES_MAX:
+                raise TooManyAddressesError(f"the name has more than {ADDRESSES_MAX} addresses")  # noqa: TRY301
         except Exception as error:  # noqa: BLE001  raised where somebody waits for it
             self._questions.pop(name, None)
             for waiter in question.waiters:
                 waiter.fail(error)
         else:
             self._questions.pop(name, None)
-            addresses = tuple(dict.fromkeys(map(plain, found)))
             self._keep(name, addresses)
             for waiter in question.waiters:
                 waiter.resolve(addresses)

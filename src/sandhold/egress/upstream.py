@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
-from sandhold.egress.answers import Address, Answers, Lookup, plain
+from sandhold.egress.answers import Address, Answers, Lookup, TooManyAddressesError, plain
 from sandhold.egress.host_proxy import HostProxy, ProxyRefusedError, open_tunnel, read_proxy
 from sandhold.egress.stream import Stream
 from sandhold.model.decision import Decision, Reason
@@ -229,6 +229,8 @@ class Upstream:
             if optional:
                 return ()
             raise UpstreamFailedError(Why.NAME_NOT_FOUND, 502, _say_lookup(error)) from error
+        except TooManyAddressesError as error:  # known here and not judged: not the proxy's to resolve either (rule 7)
+            raise UpstreamFailedError(Why.NAME_NOT_FOUND, 502, str(error)) from error
         if not addresses and not optional:
             raise UpstreamFailedError(Why.NAME_NOT_FOUND, 502, "the name has no address")
         return addresses

@@ -162,3 +162,24 @@ def test_the_oldest_answer_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
     run(resolver, main)
     assert resolver.asked == ["a.test", "b.test", "c.test", "a.test"]
+
+
+def test_a_name_with_too_many_addresses_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many addresses as are judged are an answer; of a name with one more there is none, and nothing is kept."""
+    monkeypatch.setattr(answers, "KEPT_S", LONG_S)
+    asked: list[str] = []
+
+    def lookup(name: str) -> Sequence[Address]:
+        asked.append(name)
+        count = answers.ADDRESSES_MAX + (name == "endless.test")
+        return [ip_address(f"2001:db8::{number:x}") for number in range(count)]
+
+    async def main(reactor: Reactor, kept: Answers) -> None:
+        for _ in range(2):
+            with pytest.raises(answers.TooManyAddressesError, match="more than 256"):
+                await kept.addresses_of("endless.test", reactor.clock() + LONG_S)
+        assert len(await kept.addresses_of("large.test", reactor.clock() + LONG_S)) == answers.ADDRESSES_MAX
+
+    reactor = Reactor()
+    reactor.run(main(reactor, Answers(reactor, lookup)))
+    assert asked == ["endless.test", "endless.test", "large.test"]

@@ -91,3 +91,14 @@ def test_two_hundred_sandboxes(sbx: Installation, project: Path) -> None:
     assert len(sbx.ok("ls").splitlines()) == 201
     sbx.ok("prune", "--force")
     assert sbx.ok("ls", "-q") == ""
+
+
+def test_the_whole_log_is_shown(sbx: Installation, project: Path) -> None:
+    """A log that was full is put aside at any moment: what stands there is shown before what came later."""
+    sbx.ok(*CREATE, "--name", "lab", "shell", ".", folder=project)
+    assert "has not run yet" in sbx("logs", "lab").err
+    folder = sbx.state / "sandboxes" / "lab"
+    (folder / "session.log").write_text("later\n")
+    assert sbx.ok("logs", "lab") == "later\n"
+    (folder / "session.log.1").write_text("first\n\x1b[2J\n")
+    assert sbx.ok("logs", "lab") == "first\n\\x1b[2J\nlater\n"

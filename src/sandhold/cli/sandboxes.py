@@ -176,18 +176,18 @@ def inspect(name: str, *, _as_json: bool) -> int:
 @click.argument("name")
 def logs(name: str) -> int:
     """Show the log of a sandbox's session: what went wrong on the host's side, not what the agent did."""
-    from sandhold.session.log import LOG_NAME  # noqa: PLC0415 - `ls` lives in this module and stays quick
+    from sandhold.session.log import kept  # noqa: PLC0415 - `ls` lives in this module and stays quick
 
     paths = Paths.from_environment(os.environ)
     with closing(read_only(paths.database)) as database:
         sandboxes.get(database, name)
-    log = paths.sandbox(name) / LOG_NAME
-    if not log.exists():
+    files = kept(paths.sandbox(name))
+    if not files:
         output.say(f"`{name}` has not run yet")
-        return 0
-    with log.open(encoding="utf-8", errors="backslashreplace") as lines:
-        for line in lines:
-            output.show(output.safe(line.rstrip("\n")))
+    for each in files:
+        with each.open(encoding="utf-8", errors="backslashreplace") as lines:
+            for line in lines:
+                output.show(output.safe(line.rstrip("\n")))
     return 0
 
 

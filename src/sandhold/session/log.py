@@ -22,6 +22,12 @@ LOG_BYTES_MAX: Final = 1 << 20  # hundreds of crashes with all that is told of o
 STANDARD_ERROR: Final = 2
 
 
+def kept(folder: Path) -> tuple[Path, ...]:
+    """Return the files of the log in a sandbox's folder that are there, the older one first."""
+    path = folder / LOG_NAME
+    return tuple(each for each in (_aside(path), path) if each.exists())
+
+
 def open_log(folder: Path) -> int:
     """Return a descriptor of the log in a sandbox's folder, which is made if it is not there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,7 +72,11 @@ class SessionLog:
 
 
 def _put_aside(path: Path) -> None:
-    path.replace(path.with_suffix(".log.1"))
+    path.replace(_aside(path))
+
+
+def _aside(path: Path) -> Path:
+    return path.with_suffix(".log.1")
 
 
 def _open(path: Path) -> int:

@@ -124,7 +124,8 @@ class Relay:
             side.mask = 0
 
     def _read(self, side: _Side, sink: _Side) -> None:
-        pipe = self._borrow_pipe() if side.copied >= SPLICE_AFTER_BYTES else None
+        carried = self._flow.bytes_up if side is self.up else self._flow.bytes_down
+        pipe = self._borrow_pipe() if carried >= SPLICE_AFTER_BYTES else None
         try:
             size = side.copy() if pipe is None else side.splice(pipe)
         except BlockingIOError:
@@ -211,7 +212,6 @@ class _Side:
     """
 
     __slots__ = (
-        "copied",
         "held",
         "inside",
         "is_ended",
@@ -228,7 +228,6 @@ class _Side:
         self.relay = relay
         self.stream = stream
         self.mask = 0
-        self.copied = 0
         self.held: memoryview | None = None
         self.pipe: Pipe | None = None
         self.inside = 0
@@ -245,7 +244,6 @@ class _Side:
         """Read once and hold it; 0 is the end."""
         data = self.stream.sock.recv(READ_BYTES)
         if data:
-            self.copied += len(data)
             self.hold(data)
         return len(data)
 

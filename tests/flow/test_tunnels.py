@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandhold.egress import relay, server
+from sandhold.egress import connection, relay, server
 from sandhold.model.decision import Reason
 from sandhold.model.destination import HostService, Source
 from sandhold.model.event import Closed, Connection, Established, Request, Via, Why
@@ -376,6 +376,27 @@ def test_a_client_that_only_listens_is_served(egress: StartEgress, internet: Int
     sock = gate.dial("good.test", 25)
     sock.shutdown(1)
     assert read_all(sock) == b"220 hello\r\n"
+
+
+def test_a_far_end_that_goes_on_is_heard_by_a_silent_client(
+    egress: StartEgress, internet: Internet, far_end: MakeFarEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only the far end speaks the connection lasts as long as it does, and ends when both have been silent."""
+    monkeypatch.setattr(connection, "IDLE_S", 2.0)
+    pause = threading.Event()
+
+    def talk(_: FarEnd, sock: socket.socket) -> None:
+        for _tick in range(6):
+            sock.sendall(b"tick")
+            pause.wait(0.5)
+        sock.recv(1)
+
+    internet.host("good.test", GOOD, {25: far_end(talk)})
+    gate = egress(policy("allow good.test:25"))
+    sock = gate.dial("good.test", 25)
+    assert was_reset(sock)
+    (closed,) = gate.trail.wait_for(Closed)
+    assert (closed.why, closed.bytes_down) == (Why.IDLE, 24)
 
 
 def test_a_tunnel_that_carries_nothing_ends(

@@ -65,7 +65,6 @@ _TLS_PORTS: Final = frozenset({443, 8443})  # where a refused CONNECT is answere
 _WHOLE: Final = Patience(OPENING_TIMEOUT_S, OPENING_TIMEOUT_S)
 _ALLOWED: Final = Patience(SILENCE_S, OPENING_TIMEOUT_S)
 _DENIED: Final = Patience(SILENCE_S, SILENCE_S)
-_SERVER_FIRST: Final = Patience(IDLE_S, OPENING_TIMEOUT_S)
 
 
 async def handle(gateway: Gateway, sock: socket.socket) -> None:
@@ -214,7 +213,7 @@ async def _serve_server_first(gateway: Gateway, flow: Flow, named: Destination) 
     relay = Relay(gateway, flow, dialled.stream)
     try:
         relay.carry_down()
-        opening = await read_first_bytes(gateway.reactor, flow.downstream, _SERVER_FIRST)
+        opening = await _hear_client(gateway, flow)
         if isinstance(opening, HttpOpening) and flow.bytes_down == 0 and not relay.down.is_ended:
             relay.stop()
             flow.downstream.skip(opening.consumed)
@@ -224,6 +223,16 @@ async def _serve_server_first(gateway: Gateway, flow: Flow, named: Destination) 
     finally:
         if flow.relay is None:
             relay.stop()
+
+
+async def _hear_client(gateway: Gateway, flow: Flow) -> Opening | Missing:
+    """Wait for what a client says behind the far end, which may go on for as long as it likes meanwhile."""
+    reactor = gateway.reactor
+    while True:
+        patience = Patience(flow.active_at + IDLE_S - reactor.clock(), OPENING_TIMEOUT_S)
+        opening = await read_first_bytes(reactor, flow.downstream, patience)
+        if opening is not Missing.SILENT or reactor.clock() >= flow.active_at + IDLE_S:
+            return opening
 
 
 async def _may_follow(gateway: Gateway, flow: Flow, named: Destination, opening: Opening | Missing) -> bool:

@@ -1,8 +1,8 @@
 """What a session weighs: every process we run for a sandbox, idle, and with tunnels that are open and silent.
 
 Proportional set size, so that pages shared by our processes, or with those of other sandboxes, count once in all; idle
-also as if nothing else ran, because the benchmark's own interpreter shares pages with ours. What the user runs inside is
-not ours and is not counted. Peers are their proxy alone: they hold nothing else.
+also as if nothing else ran, because the benchmark's own interpreter shares pages with ours. What the user runs inside
+is not ours and is not counted. Peers are their proxy alone: they hold nothing else.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from sandhold.errors import SbxError
+
 if TYPE_CHECKING:
     from sandhold.session.launching import Begun
 
@@ -18,25 +20,29 @@ _ALLOCATIONS_BEFORE_COLLECTING = 100_000
 def main() -> None:
     """Run the command line and exit with its status."""
     gc.set_threshold(_ALLOCATIONS_BEFORE_COLLECTING)
-    status = _shortcut() if sys.argv[1:2] in (["exec"], ["run"]) else None
-    if not isinstance(status, int):
-        from sandhold.cli.main import main as command_line  # noqa: PLC0415  the short way needs a third of it
+    try:
+        status = _status()
+    except (SbxError, OSError, KeyboardInterrupt) as error:  # also while modules are loaded
+        from sandhold.cli import failures  # noqa: PLC0415  where one failed
 
-        status = command_line(status)
+        status = failures.say(error)
     gc.freeze()  # the interpreter's end has nothing to look for either
     sys.exit(status)
 
 
+def _status() -> int:
+    taken = _shortcut() if sys.argv[1:2] in (["exec"], ["run"]) else None
+    if isinstance(taken, int):
+        return taken
+    from sandhold.cli.main import main as command_line  # noqa: PLC0415  the short way needs a third of it
+
+    return command_line(taken)
+
+
 def _shortcut() -> int | Begun | None:
     from sandhold.cli import shortcut  # noqa: PLC0415  for two commands
-    from sandhold.errors import SbxError  # noqa: PLC0415
 
-    try:
-        return shortcut.take(sys.argv[1:], os.environ)
-    except (SbxError, OSError, KeyboardInterrupt) as error:
-        from sandhold.cli import failures  # noqa: PLC0415  where one failed
-
-        return failures.say(error)
+    return shortcut.take(sys.argv[1:], os.environ)
 
 
 if __name__ == "__main__":

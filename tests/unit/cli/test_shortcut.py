@@ -39,6 +39,18 @@ BOTH_WAYS = (
 )
 WAYS = ("__main__", "cli.main")
 
+INTERRUPTED = """
+import sys
+sys.argv[0] = "sbx"
+class Finder:
+    def find_spec(name, *_):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder)
+from sandhold.__main__ import main
+main()
+"""
+
 COMMANDS = {
     "a command": ("lab", "true"),
     "arguments that look like options of ours": ("lab", "sh", "-u", "root", "--help"),
@@ -337,6 +349,19 @@ def test_a_command_is_asked_for_once(home: Path, words: tuple[str, ...]) -> None
             status, out, err = typed(way, home, words)
         assert sum(isinstance(each, control.Start) for each in heard) == 1
         assert (status, out, err) == (125, b"", b"error: the sandbox was stopped\n")
+
+
+@pytest.mark.parametrize("module", ["sandhold.session.packets", "click"])
+def test_a_ctrl_c_while_modules_are_loaded(home: Path, module: str) -> None:
+    """However early a command is interrupted, it ends as one that was, without a word."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(module=module), "run", "other"],
+        env=environment(home),
+        capture_output=True,
+        check=False,
+        timeout=ANSWER_TIMEOUT_S,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 @pytest.mark.parametrize("words", NOT_PLAIN.values(), ids=NOT_PLAIN)

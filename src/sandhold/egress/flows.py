@@ -79,7 +79,10 @@ class Flow:
         self.addresses = dialled.resolved if dialled.address is None else dialled.address[:1]
 
     def hand_over(self, relay: Relay) -> None:
-        """Let a relay live the rest of the connection; a thousand of them to one place hold its names once."""
+        """Let a relay live the rest of the connection; a thousand of them to one place hold its names once.
+
+        What it claimed itself is not told apart any more: only the record of its decision needed that.
+        """
         self.relay, self.task = relay, None
         self.claims, self.addresses = shared(self.claims, self.addresses)
         self.named = self.claims

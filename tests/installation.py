@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -137,6 +138,7 @@ class Terminal:
     def __init__(self, argv: list[str], folder: Path, rows: int = 24, columns: int = 80) -> None:
         self.pid, self._master = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # as at a login, also when the tests run in the background
             os.chdir(folder)
             os.execvp(argv[0], argv)
         self.text = ""

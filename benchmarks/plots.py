@@ -39,7 +39,7 @@ def main(results: Path, folder: Path) -> None:
     draw_panels(rows, (("starts", "wall_ms", "Whole commands, ms"),), folder / "starts.png")
     draw_panels(
         rows,
-        (("memory", "idle_mb", "Idle, MB (PSS)"), ("memory", "per_1000_mb", "1,000 idle tunnels more, MB (PSS)")),
+        (("memory", "idle_mb", "Idle, MB (PSS)"), ("memory", "per_1000_mb", "1,000 tunnels more, MB")),
         folder / "memory.png",
     )
     draw_growth(rows, folder / "decisions.png")

@@ -171,6 +171,8 @@ class OpeningReader:
         self._has_line = had_line or b"\n" in data
         if size <= _DECIDING_BYTES or size >= OPENING_BYTES_MAX:
             return True
+        if self._buffer[0] in _LINE_ENDS and size <= _DECIDING_BYTES + EMPTY_LINE_BYTES_MAX:
+            return True
         if self._buffer[0] == _HANDSHAKE:
             if size < self._tls_wanted:
                 return False

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sandhold.model.decision import Reason
 from sandhold.model.destination import DomainName
 from sandhold.wire.opening import (
+    EMPTY_LINE_BYTES_MAX,
     HELLO_BYTES_MAX,
     NEED_MORE,
     OPENING_BYTES_MAX,
@@ -246,6 +247,14 @@ def test_a_reader_knows_an_opening_at_its_last_byte(opening: bytes, kind: type, 
     pieces = [opening[at : at + size] for at in range(0, len(opening), size)]
     assert all(reader.feed(piece) is NEED_MORE for piece in pieces[:-1])
     assert isinstance(reader.feed(pieces[-1]), kind)
+
+
+@pytest.mark.parametrize("empty", [0, 1, 62, 63, 136, EMPTY_LINE_BYTES_MAX])
+def test_a_reader_knows_what_is_opaque_behind_empty_lines(empty: int) -> None:
+    """However many empty lines come before, what cannot be a request is known as soon as that is certain."""
+    reader = OpeningReader()
+    assert all(reader.feed(b"\n") is NEED_MORE for _ in range(empty))
+    assert reader.feed(b", ") == Opaque()
 
 
 @pytest.mark.parametrize("opening", TOO_LARGE.values(), ids=TOO_LARGE)

@@ -147,6 +147,8 @@ class Relay:
         if not self.up.is_heavy:
             self._unwatch()
             self.up.is_heavy = self.down.is_heavy = True  # from the next `_watch` on
+            for side in (self.up, self.down):
+                side.stream.make_room(PIPE_BYTES)  # a burst then fills a pipe, which costs as many calls as a small one
         return self._gateway.pipes.borrow()
 
     def _write(self, side: _Side, sink: _Side) -> None:

@@ -150,6 +150,15 @@ class Stream:
         except OSError:
             return  # not TCP, or gone already
 
+    def make_room(self, bytes_max: int) -> None:
+        """Have the kernel take in as much at once, without waiting until its own measure has grown that far.
+
+        It does so for whoever waits for that much (socket(7), SO_RCVLOWAT), and keeps the room when nobody does any
+        more; unlike with SO_RCVBUF, its measure goes on growing with a far end that is far away.
+        """
+        for wanted in (bytes_max, 1):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+
     def end_writing(self) -> None:
         """Say that nothing more will be written (FIN); a connection that is gone already is no error."""
         try:

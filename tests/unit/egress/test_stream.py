@@ -149,3 +149,19 @@ def test_writing_at_once_waits_for_nobody() -> None:
             stream.write_now(b"x")
 
     run(main)
+
+
+def test_room_for_a_burst_is_made_and_one_byte_still_wakes() -> None:
+    """The kernel may take in as much as was asked for at once, and says so of each byte as before."""
+
+    async def main(reactor: Reactor, stream: Stream, theirs: socket.socket) -> None:
+        burst = 1024 * 1024
+        assert stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < burst
+        stream.make_room(burst)
+        assert stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= burst
+        assert stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+        theirs.sendall(b"a")
+        await reactor.readable(stream.fileno(), reactor.clock() + LONG_S)
+        assert await stream.read(2, reactor.clock() + LONG_S) == b"a"
+
+    run(main)

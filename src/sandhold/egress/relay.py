@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     End = Callable[[Gateway, Flow], None]
 
 SPLICE_AFTER_BYTES: Final = 256 * 1024  # short connections never need a pipe
+ROOM_BYTES: Final = 512 * 1024  # bursts cost less the larger they are; with more, far ends keep new connections waiting
 IDLE_S: Final = 3600.0  # without a byte in either direction; keep-alive probes find the dead ones before
 IDLE_CHECK_S: Final = 30.0  # how much later than that it may be noticed
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -148,7 +149,7 @@ class Relay:
             self._unwatch()
             self.up.is_heavy = self.down.is_heavy = True  # from the next `_watch` on
             for side in (self.up, self.down):
-                side.stream.make_room(PIPE_BYTES)  # a burst then fills a pipe, which costs as many calls as a small one
+                side.stream.make_room(ROOM_BYTES)
         return self._gateway.pipes.borrow()
 
     def _write(self, side: _Side, sink: _Side) -> None:

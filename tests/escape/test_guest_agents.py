@@ -54,7 +54,7 @@ ABUSES: Final[Mapping[str, str]] = {
     "a flood of starts": "say(b''.join(frame(STARTED, number, struct.pack('<I', 7)) for number in range(4096)))",
     "a flood of ends": "say(b''.join(frame(EXITED, number, b'\\0') for number in range(4096)))",
     "the end of a command that goes on": "[say(frame(EXITED, number, b'\\0')) for number in (1, 1)]",
-    "output that nobody asked for": "say(b''.join(frame(OUTPUT, 1, b'x' * 32000, 1) for _ in range(300)))",
+    "output that nobody asked for": "say(b''.join(frame(OUTPUT, 4096, b'x' * 32000, 1) for _ in range(300)))",
     "taking more than there was": "say(frame(TAKEN, 1, struct.pack('<I', 1 << 31)))",
     "an early exit": "say(frame(FAILED, 0, b'bye\\n\\x1b[31m' + b'!' * 9000))",
 }

@@ -67,7 +67,7 @@ def execute(  # noqa: PLR0913 - a command has as many arguments as options
     if begun is not None or presence.look(paths.sandbox(name)).status is not Status.RUNNING:
         from sandhold.cli.rootfs import make_ready  # noqa: PLC0415  a running sandbox needs none of it
 
-        make_ready(paths, sandbox)
+        make_ready(paths, sandbox, begun)
     environment = variables_for(sandbox, parse_variables(env, os.environ))
     argv = command[1:] if command[0] == "--" else command
     if not argv:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -18,20 +19,28 @@ if TYPE_CHECKING:
     from sandhold.model.sandbox import Sandbox
     from sandhold.paths import Paths
     from sandhold.session.creation import Wanted
+    from sandhold.session.launching import Begun
 
 _DEFAULT: Final = "debian"
 _HOST: Final = "host"
 _QUESTION: Final = f"start from the host's own programs instead (template {_HOST})?"
 
 
-def make_ready(paths: Paths, sandbox: Sandbox) -> None:
+def make_ready(paths: Paths, sandbox: Sandbox, begun: Begun | None = None) -> None:
     """Make what a sandbox starts from, if it is not there, saying what is happening: its template, and for a machine
-    what that boots from.
+    what that boots from. When it cannot be made, a session that was `begun` has ended as well: it fails for the same
+    reason, and the next command must not come upon it.
 
     Raises:
         SbxError: when it cannot be made.
     """
-    make_sure(paths, sandbox.template)
+    try:
+        make_sure(paths, sandbox.template)
+    except SbxError:
+        if begun is not None:
+            with contextlib.suppress(SbxError):
+                begun.wait()
+        raise
     if sandbox.isolation is not Isolation.MICROVM:
         return
     from sandhold.session.isolation import prepare  # noqa: PLC0415  with all that makes a machine

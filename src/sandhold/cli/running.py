@@ -150,7 +150,7 @@ def create(
 def _run_agent(paths: Paths, sandbox: Sandbox, task: _Task, begun: Begun | None) -> int:
     """Run the agent in front of the user, or with a prompt for that one thing, without input."""
     if begun is not None or presence.look(paths.sandbox(sandbox.name)).status is not Status.RUNNING:
-        rootfs.make_ready(paths, sandbox)
+        rootfs.make_ready(paths, sandbox, begun)
     agent = load_agent(sandbox.agent, paths.agents)
     argv = None if task.prompt is None else agent.headless_command(task.prompt)
     if argv == ():

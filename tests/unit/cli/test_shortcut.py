@@ -28,7 +28,7 @@ from sandhold.session import control, launching, presence
 from sandhold.session.ends import leave_word
 from sandhold.store import sandboxes
 from sandhold.store.database import open_database
-from tests.installation import SOURCE, wait_until
+from tests.installation import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -395,8 +395,9 @@ def test_a_session_that_is_missing_is_begun(home: Path, words: tuple[str, ...]) 
     folder = Paths.from_environment({"HOME": str(home)}).sandbox("unready")
     ends = []
     for way in WAYS:
-        wait_until(lambda: presence.look(folder).status is Status.STOPPED, "the one before has ended")
         ends.append(typed(way, home, words))
+        said = (folder / "session.log").read_text()
+        assert (presence.look(folder).status, said.count("`gone`")) == (Status.STOPPED, 2), "none is left on its way"
     assert ends[0] == ends[1]
     assert ends[0][:2] == (1, b"")
     assert b"no template is called `gone`" in ends[0][2]

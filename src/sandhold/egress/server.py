@@ -115,7 +115,7 @@ def serve(setup: EgressSetup, link: socket.socket) -> None:
     # resolver(5): no search domains. The name that was judged is the name that is looked up, never one made from it.
     os.environ["LOCALDOMAIN"] = ""
     # A look-up that a sandbox makes slow gives its thread back soon after we have stopped waiting for it.
-    os.environ["RES_OPTIONS"] = f"{os.environ.get('RES_OPTIONS', '')} {RESOLVER_OPTIONS}"
+    os.environ["RES_OPTIONS"] = RESOLVER_OPTIONS
     reactor = Reactor()
 
     draw = _in_advance(setup.randomness)

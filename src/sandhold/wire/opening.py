@@ -5,9 +5,10 @@
    starts so is refused. What follows those records is not looked at.
 2. The 24 bytes of the HTTP/2 preface are HTTP/2 with prior knowledge; anything else that starts with its first line is
    refused.
-3. A token of at most 32 characters, a space and text on one line with ` HTTP/` in it are HTTP/1, whatever the token is
-   and also where bytes beyond ASCII stand in that text, and so is a line that starts with a registered method (HTTP/0.9
-   is refused, not opaque). It is read by the rules of `request_head`.
+3. A token, a space and text on one line with `HTTP/` in it are HTTP/1, whatever the token is and however long (a server
+   may take it for a method), also where bytes beyond ASCII stand in that text (some are spaces to some servers), and so
+   is a line that starts with a registered method (HTTP/0.9 is refused, not opaque). It is read by the rules of
+   `request_head`.
 4. Servers skip empty lines before a request (RFC 9112 section 2.2): HTTP behind any is refused.
 5. Whatever can no longer become one of these is opaque, as soon as that is certain.
 6. No opening needs more than `OPENING_BYTES_MAX`; one that would is refused with its own reason.
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandhold.model.decision import Reason
 from sandhold.wire.client_hello import MalformedHelloError, parse_client_hello
-from sandhold.wire.fields import HEAD_BYTES_MAX, METHOD_CHARS_MAX, START_LINE_BYTES_MAX, TOKEN, MalformedHeadError
+from sandhold.wire.fields import HEAD_BYTES_MAX, START_LINE_BYTES_MAX, TOKEN, MalformedHeadError
 from sandhold.wire.need_more import NEED_MORE, NeedMore
 from sandhold.wire.request_head import read_request_head
 
@@ -61,7 +62,8 @@ _CLIENT_HELLO: Final = 1
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _LINE_ENDS: Final = b"\r\n"
 _CONNECT: Final = b"CONNECT "
-_DECIDING_BYTES: Final = 64  # the preface, the longest method, the headers of a record and of its message
+_VERSION: Final = b"HTTP/"
+_DECIDING_BYTES: Final = 64  # the preface, every registered method, the headers of a record and of its message
 _METHOD = re.compile(TOKEN)
 _TEXT = re.compile(rb"[\t -~\x80-\xff]*")  # some servers take bytes beyond ASCII in a request line
 _REGISTERED_METHODS: Final = frozenset(
@@ -138,11 +140,13 @@ def read_opening(buffer: bytes) -> Opening | NeedMore:
 class OpeningReader:
     """`read_opening` for bytes that come in pieces, in time linear in their number however small the pieces are."""
 
-    __slots__ = ("_buffer", "_has_line", "_tls_wanted")
+    __slots__ = ("_buffer", "_has_line", "_has_word", "_tls_wanted", "_word_goes_on")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._has_line = False
+        self._has_word = False
+        self._word_goes_on = True
         self._tls_wanted = 0
 
     @property
@@ -160,7 +164,7 @@ class OpeningReader:
         if self._buffer.startswith(b"\x16\x03"):
             return MalformedOpening("it ends in the middle of a ClientHello")
         line = bytes(self._buffer.lstrip(_LINE_ENDS)).partition(b"\n")[0]
-        if b" HTTP/" in line or line.partition(b" ")[0] in _REGISTERED_METHODS:
+        if _VERSION in line or line.partition(b" ")[0] in _REGISTERED_METHODS:
             return MalformedOpening("it ends in the middle of a request", status=400)
         return Opaque()
 
@@ -169,6 +173,8 @@ class OpeningReader:
         size = len(self._buffer)
         had_line = self._has_line
         self._has_line = had_line or b"\n" in data
+        if self._word_goes_on and self._ends_word(data):
+            return True
         if size <= _DECIDING_BYTES or size >= OPENING_BYTES_MAX:
             return True
         if self._buffer[0] in _LINE_ENDS and size <= _DECIDING_BYTES + EMPTY_LINE_BYTES_MAX:
@@ -181,6 +187,13 @@ class OpeningReader:
         if had_line and self._buffer[0] not in _LINE_ENDS:  # an empty line is not the request line
             return b"\n" in data
         return not _TEXT.fullmatch(data) or size > START_LINE_BYTES_MAX
+
+    def _ends_word(self, data: bytes) -> bool:
+        """Whether the first word, which may be a method, ends in these bytes: what ends it can decide."""
+        text = data if self._has_word else data.lstrip(_LINE_ENDS)
+        self._has_word = self._has_word or bool(text)
+        self._word_goes_on = not text or _METHOD.fullmatch(text) is not None
+        return not self._word_goes_on
 
 
 def _read_tls(buffer: bytes) -> TlsOpening | MalformedOpening | NeedMore:
@@ -266,11 +279,13 @@ def _read_text(buffer: bytes) -> HttpOpening | ConnectOpening | MalformedOpening
     """Rules 2, 3, 5 and 6. Only the text before the first byte that is no text decides whether this is HTTP at all."""
     window = buffer[: START_LINE_BYTES_MAX + 2]
     match = _METHOD.match(window)
-    if match is None or len(match[0]) > METHOD_CHARS_MAX:
+    if match is None:
         return Opaque()
     method = match[0]
     if len(method) == len(window):
-        return NEED_MORE
+        if len(window) <= START_LINE_BYTES_MAX + 1:
+            return NEED_MORE
+        return MalformedOpening("the method is too long", Reason.OPENING_TOO_LARGE, 400)
     is_registered = method in _REGISTERED_METHODS
     if window[len(method)] != ord(" "):
         return MalformedOpening("no space behind the method", status=400) if is_registered else Opaque()
@@ -278,7 +293,7 @@ def _read_text(buffer: bytes) -> HttpOpening | ConnectOpening | MalformedOpening
     assert text_match is not None
     text = text_match[0]
     ended_by = window[len(text) : len(text) + 1]
-    has_version = b" HTTP/" in text
+    has_version = _VERSION in text
     if not text.isascii() and (has_version or is_registered):
         return MalformedOpening("a byte in the request line that belongs in no URI", status=400)
     if not has_version and ended_by:

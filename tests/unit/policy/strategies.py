@@ -23,6 +23,7 @@ from sandhold.model.rule import (
     Rule,
     RuleId,
 )
+from tests.unit.policy import reference
 
 NOW = 1000.0
 SANDBOXES = (None, "mine", "other")
@@ -52,7 +53,7 @@ names = st.builds(
     lambda labels, end: DomainName(".".join([*labels, end])),
     st.lists(st.sampled_from(LABELS), min_size=1, max_size=4),
     st.sampled_from(ENDS),
-)
+).filter(lambda name: name.value not in reference.MACHINE_NAMES)  # a host of one of these is read as the host's service
 hosts = st.one_of(names, raw_addresses.map(canonical_address), st.just(HostService()))
 destinations = st.builds(Destination, hosts, ports, st.sampled_from(Source))
 

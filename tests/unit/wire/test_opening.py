@@ -91,7 +91,9 @@ OPAQUE = {
     "a space first": (b" GET / HTTP/1.1\r\n", 1),
     "a byte that only starts like TLS": (b"\x16\x04\x01\0\x05", 2),
     "bytes above ASCII": (b"\xc3\xa9 / HTTP/1.1\r\n", 1),
-    "a token longer than any method": (b"A" * 40, 33),
+    "a long word that ends as no method does": (b"A" * 100 + b"(b HTTP/1.1\r\n", 101),
+    "a long word alone on its line": (b"A" * 100 + b"\r\n", 101),
+    "a line that starts with a long word": (b"A" * 100 + b" b\r\n", 103),
     "an unknown command whose text is cut by NUL": (b"FOO x\0 HTTP/1.1\r\n", 6),
 }
 
@@ -142,8 +144,12 @@ HTTP_REFUSED = {
     "a byte above ASCII behind the version": (b"GET / HTTP/1.1\xa0\r\n", 400),
     "a byte above ASCII in the target of any method": (b"ANY /\x98 HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
     "a byte above ASCII behind a known method": (b"GET /\x98", 400),
+    "a byte above ASCII for a space before the version": (b"ANY /\xa0HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
     "a method like the banner of SSH": (b"SSH-2.0-x /\x98 HTTP/1.1\r\nHost: a.test\r\n\r\n", 400),
     "a lower-case method": (b"connect good.test:443 HTTP/1.1\r\nHost: good.test:443\r\n\r\n", 400),
+    "a method longer than any": (b"CONNECT" * 17 + b" evil.test:443 HTTP/1.1\r\nHost: evil.test\r\n\r\n", 400),
+    "a method as long as lines of some servers": (b"A" * 8000 + b" / HTTP/1.1\r\nHost: evil.test\r\n\r\n", 400),
+    "a long method behind an empty line": (b"\r\n" + b"A" * 100 + b" / HTTP/1.1\r\nHost: evil.test\r\n\r\n", 400),
     "a preface that goes on differently": (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", 505),
     "no host": (b"GET / HTTP/1.1\r\nAccept: */*\r\n\r\n", 400),
 }
@@ -165,6 +171,7 @@ TOO_LARGE = {
     "a target of 17 KiB with a version": b"GET /" + b"a" * 17 * 1024 + b" HTTP/1.1\r\n",
     "empty lines without an end": b"\r\n" * 300,
     "fields without an end": b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 200,
+    "a method without an end": b"A" * 17 * 1024,
     "text without an end": b"FOO " + b"a" * 17 * 1024,
     "a head of 64 KiB": b"GET / HTTP/1.1\r\nHost: good.test\r\nX: " + b"a" * OPENING_BYTES_MAX,
 }
@@ -198,6 +205,7 @@ START = st.sampled_from(
         b"CONNECT ",
         b"PRI * HTTP/2.0\r\n",
         b"FOO ",
+        b"A" * 63,
         b"\r\nGET / HTTP/1.1\r\n",
         b"\n\r\n",
         records(GOOD_HELLO, 9)[:40],
@@ -249,11 +257,24 @@ def test_a_reader_knows_an_opening_at_its_last_byte(opening: bytes, kind: type, 
     assert isinstance(reader.feed(pieces[-1]), kind)
 
 
+@pytest.mark.parametrize(("opening", "certain_at"), OPAQUE.values(), ids=OPAQUE)
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_a_reader_knows_what_is_opaque_at_the_piece_that_makes_it_certain(
+    opening: bytes, certain_at: int, size: int
+) -> None:
+    """However small the pieces are, another protocol is not held until its time is up."""
+    reader = OpeningReader()
+    for end in range(size, certain_at + size, size):
+        decided = reader.feed(opening[end - size : end])
+        assert decided == (Opaque() if end >= certain_at else NEED_MORE)
+
+
+@pytest.mark.parametrize("word", [0, 62, 100])
 @pytest.mark.parametrize("empty", [0, 1, 62, 63, 136, EMPTY_LINE_BYTES_MAX])
-def test_a_reader_knows_what_is_opaque_behind_empty_lines(empty: int) -> None:
+def test_a_reader_knows_what_is_opaque_behind_empty_lines(empty: int, word: int) -> None:
     """However many empty lines come before, what cannot be a request is known as soon as that is certain."""
     reader = OpeningReader()
-    assert all(reader.feed(b"\n") is NEED_MORE for _ in range(empty))
+    assert all(reader.feed(byte) is NEED_MORE for byte in [b"\n"] * empty + [b"A"] * word)
     assert reader.feed(b", ") == Opaque()
 
 
